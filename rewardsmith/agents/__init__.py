@@ -1,0 +1,14 @@
+"""Deep followers: soft actor-critic that asks for the reward anew at every update."""
+
+from .networks import TanhGaussianPolicy as TanhGaussianPolicy
+from .networks import TwinCritic as TwinCritic
+from .replay import Replay as Replay
+from .replay import Transition as Transition
+from .replay import add as add
+from .replay import empty_replay as empty_replay
+from .replay import sample as sample
+from .sac import SAC as SAC
+from .sac import SACState as SACState
+from .sac import SACStats as SACStats
+from .sac import act as act
+from .sac import act_greedily as act_greedily

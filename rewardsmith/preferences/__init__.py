@@ -1,0 +1,11 @@
+"""Preferences: clips, comparisons, teachers and the loss that explains answers by rewards."""
+
+from .clips import Clips as Clips
+from .clips import Trajectories as Trajectories
+from .comparisons import ComparisonQueue as ComparisonQueue
+from .loss import agreement as agreement
+from .loss import bradley_terry as bradley_terry
+from .teachers import BradleyTerryTeacher as BradleyTerryTeacher
+from .teachers import Oracle as Oracle
+from .teachers import Teacher as Teacher
+from .teachers import comparisons_due as comparisons_due

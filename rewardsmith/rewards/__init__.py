@@ -1,0 +1,3 @@
+"""Reward models."""
+
+from .ensemble import RewardEnsemble as RewardEnsemble

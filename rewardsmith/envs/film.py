@@ -1,0 +1,146 @@
+"""One episode as a film."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import imageio.v2 as imageio
+import numpy as np
+
+from .._core import InputError, write_atomically
+from .base import env_seeds
+from .gymnasium_env import make_single, read_spec, to_native
+
+# Hopper takes 125 steps a second: more pictures than a screen shows.
+_FPS = 30
+
+
+def film(
+    env_id: str,
+    act: Callable[[np.ndarray], Any],
+    path: Path,
+    *,
+    seed: int,
+    max_steps: int = 1000,
+    size: tuple[int, int] = (480, 360),
+) -> Path:
+    """Write one episode as an MP4 that browsers play (H.264, yuv420p), in real time; returns `path`.
+
+    The episode is the first one of environment 0 of ``make(env_id, ...).reset(seed)``. Works without a
+    screen: MuJoCo then draws through EGL unless the variable MUJOCO_GL says otherwise.
+
+    Args:
+        env_id: as for `make`.
+        act: one observation (*obs) -> one action in the environment's units (an index if discrete).
+        path: where to write; replaced in one step.
+        seed: of the start.
+        max_steps: stop after this many steps even if the episode goes on.
+        size: width and height in pixels; tasks other than MuJoCo's have sizes of their own.
+
+    Raises:
+        InputError: unknown environment, or it cannot be drawn or encoded here.
+    """
+    with _windowless():
+        env = _make_drawable(env_id, size)
+        try:
+            spec = read_spec(env_id, env)
+            observation, _ = env.reset(seed=int(env_seeds(seed, 1)[0]))
+            frame = _draw(env_id, env)
+            fps = float(env.metadata.get("render_fps") or _FPS)
+            stride = max(1, round(fps / _FPS))
+            with write_atomically(path) as temporary, _encoder(env_id, temporary, fps / stride) as write:
+                write(frame)
+                for step in range(1, max_steps + 1):
+                    action = spec.checked_actions(np.asarray(act(observation))[None], 1)
+                    observation, _, terminated, truncated, _ = env.step(
+                        to_native(action, env.action_space)[0]
+                    )
+                    if step % stride == 0:
+                        write(_draw(env_id, env))
+                    if terminated or truncated:
+                        break
+        finally:
+            env.close()
+    return path
+
+
+def _make_drawable(env_id: str, size: tuple[int, int]) -> gymnasium.Env:
+    probe = make_single(env_id)
+    is_mujoco = hasattr(probe.unwrapped, "mujoco_renderer")
+    modes = probe.metadata.get("render_modes") or []
+    probe.close()
+    if "rgb_array" not in modes:
+        raise InputError(f"{env_id} draws no pictures: skip the film")
+    width, height = size
+    kwargs = {"width": width, "height": height} if is_mujoco else {}
+    return make_single(env_id, render_mode="rgb_array", **kwargs)
+
+
+def _draw(env_id: str, env: gymnasium.Env) -> np.ndarray:
+    try:
+        frame = np.asarray(env.render())
+    # Drivers and their bindings fail in every way there is, down to AttributeError.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"cannot draw {env_id} here ({reason}): install EGL and set MUJOCO_GL=egl, or skip the film"
+        ) from error
+    if frame.ndim != 3 or frame.shape[2] != 3:
+        raise InputError(f"{env_id} draws arrays of shape {frame.shape}, not pictures: skip the film")
+    # yuv420p keeps one colour for 2 x 2 pixels, so both sides must be even.
+    return np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2], np.uint8)
+
+
+@contextlib.contextmanager
+def _encoder(env_id: str, path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    try:
+        writer = imageio.get_writer(
+            path,
+            format="FFMPEG",  # pyright: ignore[reportArgumentType]
+            mode="I",
+            fps=fps,
+            codec="libx264",
+            pixelformat="yuv420p",
+            macro_block_size=2,
+            output_params=["-movflags", "+faststart"],
+        )
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise _cannot_encode(env_id, error) from error
+
+    def write(frame: np.ndarray) -> None:
+        try:
+            writer.append_data(frame)
+        except (OSError, RuntimeError) as error:
+            raise _cannot_encode(env_id, error) from error
+
+    try:
+        yield write
+    finally:
+        writer.close()
+
+
+def _cannot_encode(env_id: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())
+    return InputError(f"cannot write a film of {env_id} ({reason}): install ffmpeg, or skip the film")
+
+
+@contextlib.contextmanager
+def _windowless() -> Iterator[None]:
+    """While it lasts, let drawing libraries work without a screen, unless the user chose how.
+
+    Not at import: with MUJOCO_GL set, ``import mujoco`` itself fails where that library is missing.
+    """
+    wanted = {"PYGAME_HIDE_SUPPORT_PROMPT": "1"}
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        wanted |= {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+    added = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

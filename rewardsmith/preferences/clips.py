@@ -1,0 +1,120 @@
+"""Clips: short stretches of experience, cut so that they never cross the end of an episode."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._core import InputError, TrueReward
+
+
+@dataclass(frozen=True)
+class Clips:
+    """n clips of H steps, each with up to T further steps of the same trajectory behind it.
+
+    The further steps are what estimators of ∇Q need; a comparison is about the first H alone.
+
+    Attributes:
+        observations: (n, H + T, *obs).
+        actions: (n, H + T, *act), as the learner stores them.
+        valid: (n, H + T) bool, false behind the end of the episode or of the record. True on the first H.
+        true_reward: (n, H), sealed.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    valid: np.ndarray
+    true_reward: TrueReward
+
+
+class Trajectories:
+    """The last `capacity` steps of each of N parallel environments, a ring of bounded memory.
+
+    Clips are copied out of it, so none keeps an episode alive.
+
+    Args:
+        num_envs: N.
+        capacity: steps kept for each environment.
+        observation_shape, action_shape: shapes of one.
+        observation_dtype, action_dtype: what to store them as.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        capacity: int,
+        observation_shape: tuple[int, ...],
+        action_shape: tuple[int, ...],
+        observation_dtype: np.typing.DTypeLike = np.float32,
+        action_dtype: np.typing.DTypeLike = np.float32,
+    ):
+        self.capacity = capacity
+        self._observations = np.zeros((capacity, num_envs, *observation_shape), observation_dtype)
+        self._actions = np.zeros((capacity, num_envs, *action_shape), action_dtype)
+        self._ended = np.zeros((capacity, num_envs), bool)
+        self._true_reward = TrueReward(np.zeros((capacity, num_envs)))
+        self._steps = 0
+
+    def append(
+        self, observation: np.ndarray, action: np.ndarray, ended: np.ndarray, true_reward: TrueReward
+    ) -> None:
+        """Record one step of every environment; `ended` (N,) is true where the episode ended with it."""
+        slot = self._steps % self.capacity
+        self._observations[slot] = observation
+        self._actions[slot] = action
+        self._ended[slot] = ended
+        self._true_reward[slot] = true_reward
+        self._steps += 1
+
+    def sample(self, count: int, horizon: int, further: int, rng: np.random.Generator) -> Clips:
+        """`count` clips of `horizon` steps, uniform over the places where one fits into an episode.
+
+        Args:
+            further: T, steps wanted behind each clip; where the episode or the record stops earlier they
+                are marked invalid.
+
+        Raises:
+            InputError: no episode on record is as long as a clip.
+        """
+        length = min(self._steps, self.capacity)
+        # In order of time: row 0 is the oldest step.
+        order = (np.arange(length) + self._steps - length) % self.capacity
+        ended = self._ended[order]
+        # ends[t] = number of episode ends before step t, so two steps share an episode iff it is equal.
+        ends = np.concatenate([np.zeros((1, ended.shape[1]), int), np.cumsum(ended, axis=0)])
+        starts = max(length - horizon + 1, 0)
+        whole = ends[:starts] == ends[horizon - 1 : horizon - 1 + starts]
+        times, envs = np.nonzero(whole)
+        if len(times) == 0:
+            raise InputError(
+                f"no episode on record lasts {horizon} steps; give a shorter --clip-length or a larger record"
+            )
+        chosen = rng.integers(len(times), size=count)
+        times, envs = times[chosen, None], envs[chosen, None]
+        wanted = times + np.arange(horizon + further)
+        inside = np.minimum(wanted, length - 1)
+        valid = (wanted < length) & (ends[inside, envs] == ends[times, envs])
+        rows = order[inside]
+        return Clips(
+            observations=self._observations[rows, envs],
+            actions=self._actions[rows, envs],
+            valid=valid,
+            true_reward=self._true_reward[rows[:, :horizon], envs],
+        )
+
+    def get_state(self) -> dict[str, np.ndarray | TrueReward]:
+        """All it holds, for a checkpoint."""
+        return {
+            "observations": self._observations,
+            "actions": self._actions,
+            "ended": self._ended,
+            "true_reward": self._true_reward,
+            "steps": np.asarray(self._steps),
+        }
+
+    def set_state(self, state: dict[str, np.ndarray | TrueReward]) -> None:
+        """Put back what `get_state` returned, of a record of the same shapes."""
+        self._observations[:] = state["observations"]
+        self._actions[:] = state["actions"]
+        self._ended[:] = state["ended"]
+        self._true_reward[:] = state["true_reward"]
+        self._steps = int(np.asarray(state["steps"]))

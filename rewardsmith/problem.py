@@ -1,0 +1,194 @@
+"""The waist of the house: what every method of `bilevel` is given and every problem of `problems` gives.
+
+    min over x   φ(x) = f(x, π*(x))      subject to   π*(x) soft-optimal for the reward r_x
+
+A problem is a world, a reward r_x and an upper loss f. The world is a table (`MDP`), where all is exact,
+or a simulator (`SimulatedWorld`), where all is sampled; a loss on clips (`ClipLoss`) fits both, so that a
+sampled hyper-gradient can be held against the exact one.
+"""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree, Shaped
+
+from ._core import InputError
+from .mdp import MDP
+from .preferences import bradley_terry
+
+RewardAt = Callable[[Any, Any], Array]
+
+
+@dataclass(frozen=True)
+class SimulatedWorld:
+    """A world that can only be stepped.
+
+    Args:
+        env_id: the simulator's registered name, such as "HalfCheetah-v5".
+        discount: γ per step of the follower, 0 <= γ < 1.
+        horizon: steps after which an episode is cut off; None where it never is.
+    """
+
+    env_id: str
+    discount: float
+    horizon: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discount < 1:
+            raise InputError(f"discount is {self.discount}; give 0 <= discount < 1, such as 0.99")
+        if self.horizon is not None and self.horizon < 1:
+            raise InputError(f"horizon is {self.horizon}; give a number of steps >= 1, or None")
+
+
+class ClipLoss(eqx.Module):
+    """An upper loss that is an expectation over clips drawn independently under the follower's policy:
+
+        φ(x) = E[l(d_1, …, d_I; x)]
+
+    Abstract: a subclass names I (`num_clips`) and H (`horizon`, steps in a clip) and gives l by `__call__`.
+    """
+
+    num_clips: eqx.AbstractVar[int]
+    horizon: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        x: PyTree,
+        reward_at: RewardAt,
+        observations: Shaped[Array, "I H ..."],
+        actions: Shaped[Array, "I H ..."],
+        label: Float[Array, ""] | None = None,
+    ) -> Float[Array, ""]:
+        """l on one tuple of clips; `reward_at(observation, action)` is r_x at one step, `label` what a
+        teacher said of these clips, where one was asked."""
+
+
+class PreferenceLoss(ClipLoss):
+    """Cross-entropy of the label against Bradley–Terry on the two clips' predicted rewards.
+
+        l = −y log σ(D) − (1−y) log σ(−D),    D = Σ_h r_x(s_h¹, a_h¹) − Σ_h r_x(s_h², a_h²)
+
+    The sums are not discounted (Christiano et al., NeurIPS 2017, arXiv 1706.03741).
+
+    Args:
+        horizon: H, steps in a clip.
+        target: y = target(observations, actions), arrays (2, H, ...), the probability in [0, 1] that the
+            first clip is preferred; for clips that come without a label. None where all have one.
+        members: members(x, observation, action) -> (M,), the rewards of an ensemble; l is then the mean
+            over members, each with its own D. None: the one reward r_x.
+    """
+
+    num_clips: int = eqx.field(default=2, init=False, static=True)
+    horizon: int = eqx.field(static=True)
+    target: Callable[[Array, Array], Array] | None = None
+    members: Callable[[Any, Any, Any], Array] | None = None
+
+    def __check_init__(self) -> None:
+        if self.horizon < 1:
+            raise InputError(f"horizon is {self.horizon}; give a number of steps >= 1")
+
+    def __call__(
+        self,
+        x: PyTree,
+        reward_at: RewardAt,
+        observations: Shaped[Array, "2 H ..."],
+        actions: Shaped[Array, "2 H ..."],
+        label: Float[Array, ""] | None = None,
+    ) -> Float[Array, ""]:
+        """l on one pair of clips."""
+        if label is None:
+            if self.target is None:
+                raise InputError("these clips have no label; give PreferenceLoss a target, or label them")
+            label = self.target(observations, actions)
+        if self.members is None:
+            step_reward = reward_at
+        else:
+            step_reward = partial(self.members, x)
+        first, second = jax.vmap(jax.vmap(step_reward))(observations, actions).sum(axis=1)
+        return jnp.mean(bradley_terry(first, second, label))
+
+
+World = TypeVar("World", MDP, SimulatedWorld)
+
+
+class BilevelProblem(eqx.Module, Generic[World]):
+    """World, reward and upper loss: min over x of f(x, π*(x)).
+
+    Args:
+        world: an `MDP` or a `SimulatedWorld`.
+        reward: on an MDP x -> r_x, table (S, A); on a simulator (x, observation, action) -> scalar, one step.
+        upper_loss: f as (x, policy (S, A)) -> scalar, MDP only; or a `ClipLoss`.
+        temperature: τ > 0 of the follower, in units of reward; "auto" lets a deep follower tune its own,
+            simulators only.
+
+    x is any pytree. Make a problem once and keep it: functions are told apart by identity, so a new lambda
+    compiles anew.
+
+    Raises:
+        InputError: a temperature that is not positive, or parts that do not fit the world.
+    """
+
+    world: World
+    reward: Callable[..., Array]
+    upper_loss: ClipLoss | Callable[[Any, Any], Array]
+    temperature: Array | Literal["auto"]
+
+    def __init__(
+        self,
+        world: World,
+        reward: Callable[..., Array],
+        upper_loss: ClipLoss | Callable[[Any, Any], Array],
+        temperature: ArrayLike | Literal["auto"],
+    ):
+        if not isinstance(world, MDP | SimulatedWorld):
+            raise InputError(f"world is a {type(world).__name__}; give an MDP or a SimulatedWorld")
+        if isinstance(world, SimulatedWorld) and not isinstance(upper_loss, ClipLoss):
+            raise InputError("a simulator has no policy table; give a ClipLoss as upper_loss")
+        self.world, self.reward, self.upper_loss = world, reward, upper_loss
+        self.temperature = _checked_temperature(world, temperature)
+
+    def reward_at(self, x: PyTree, observation: Any, action: Any) -> Float[Array, ""]:
+        """r_x at one step: of state and action indices on an MDP, of their arrays on a simulator."""
+        if isinstance(self.world, MDP):
+            return self.reward(x)[observation, action]
+        return self.reward(x, observation, action)
+
+    def clip_loss(
+        self,
+        x: PyTree,
+        observations: Shaped[Array, "I H ..."],
+        actions: Shaped[Array, "I H ..."],
+        label: Float[Array, ""] | None = None,
+    ) -> Float[Array, ""]:
+        """l(d_1, …, d_I; x) on one tuple of clips; its gradient in x is the first term of ∇φ.
+
+        Raises:
+            InputError: the upper loss is a function of the policy, which clips do not tell.
+        """
+        if not isinstance(self.upper_loss, ClipLoss):
+            raise InputError("upper_loss is a function of the policy table; give a ClipLoss to use clips")
+        return self.upper_loss(x, partial(self.reward_at, x), observations, actions, label)
+
+
+def _checked_temperature(world: MDP | SimulatedWorld, temperature: Any) -> Array | Literal["auto"]:
+    if isinstance(temperature, str):
+        if temperature != "auto" or isinstance(world, MDP):
+            raise InputError(f'temperature is "{temperature}"; give a number ("auto": simulators only)')
+        return "auto"
+    # An int would compile apart from a float; a float stays weak, so that float32 worlds stay float32.
+    tau = jnp.asarray(float(temperature) if isinstance(temperature, int) else temperature)
+    if tau.shape != ():
+        raise InputError(f"temperature has shape {tau.shape}; give one number")
+    if not isinstance(tau, Tracer) and not 0 < float(tau) < np.inf:
+        raise InputError(f"temperature is {float(tau)}; give a positive number, such as 0.1")
+    return tau

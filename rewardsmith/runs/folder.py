@@ -1,0 +1,244 @@
+"""A run's folder: what lies where, what may be overwritten, and which checkpoint is still good."""
+
+import contextlib
+import dataclasses
+import enum
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rewardsmith
+from rewardsmith._core import InputError
+from rewardsmith._core.serialise import check_tree_file, save_tree, writing
+
+_CHECKPOINT = re.compile(r"step_(\d+)\.safetensors")
+_KEPT_CHECKPOINTS = 2
+_RECORDED_VERSIONS = ("jax", "jaxlib", "equinox", "optax", "mujoco", "gymnasium", "numpy", "polars")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run. Get one from `create` or `open`, not from the constructor.
+
+    ::
+
+        config.json   metrics.parquet   comparisons.parquet   checkpoints/step_000050000.safetensors
+        eval.json     film.mp4          report.html           curves.png
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @staticmethod
+    def create(path: Path | str, config: Mapping[str, Any]) -> "RunFolder":
+        """Make the folder and write its ``config.json``, before any work is done.
+
+        Args:
+            path: a folder that does not exist or is empty.
+            config: the run's settings, of plain values, paths, enums and dataclasses; the versions of
+                Rewardsmith and of what it stands on are added.
+
+        Raises:
+            InputError: something is there already, or the place cannot be written.
+        """
+        folder = RunFolder(Path(path))
+        text = _to_json({**config, "versions": _versions(), "rewardsmith": rewardsmith.__version__})
+        _refuse_occupied(folder.path)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot make the run folder {folder.path} ({error.strerror}): give another --out"
+            ) from error
+        with folder.lock():
+            _refuse_occupied(folder.path)
+            with writing(folder.config_path) as temporary:
+                temporary.write_text(text)
+        return folder
+
+    @staticmethod
+    def open(path: Path | str) -> "RunFolder":
+        """The folder of a run made earlier; `InputError` if it is none."""
+        folder = RunFolder(Path(path))
+        if not folder.path.exists():
+            raise InputError(f"no run at {folder.path}: give the folder that `rewardsmith train` wrote")
+        if not folder.config_path.is_file():
+            raise InputError(
+                f"{folder.path} is no run folder (no config.json): give one that `rewardsmith train` wrote"
+            )
+        _ = folder.config
+        return folder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings in ``config.json``."""
+        try:
+            config = json.loads(self.config_path.read_text())
+        except OSError as error:
+            raise InputError(
+                f"cannot read {self.config_path} ({error.strerror}): mend its permissions"
+            ) from error
+        except ValueError as error:
+            raise InputError(f"{self.config_path} is no valid JSON: restore it or start a new run") from error
+        if not isinstance(config, dict):
+            raise InputError(f"{self.config_path} holds no settings: restore it or start a new run")
+        return config
+
+    @property
+    def config_path(self) -> Path:
+        """Settings and versions."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """What was measured, one row a measurement; see `metrics`."""
+        return self.path / "metrics.parquet"
+
+    @property
+    def comparisons_path(self) -> Path:
+        """The clips that were compared, and the answers."""
+        return self.path / "comparisons.parquet"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def film_path(self) -> Path:
+        """The policy at work."""
+        return self.path / "film.mp4"
+
+    @property
+    def report_path(self) -> Path:
+        """The page to look at."""
+        return self.path / "report.html"
+
+    @property
+    def curves_path(self) -> Path:
+        """The learning curves as a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def eval_path(self) -> Path:
+        """Result of the last evaluation by command."""
+        return self.path / "eval.json"
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of environment step `step` lies."""
+        return self.checkpoints_path / f"step_{step:09d}.safetensors"
+
+    def checkpoints(self) -> list[Path]:
+        """All checkpoints, by step, the newest last; damaged ones too."""
+        return [path for _, path in self._numbered_checkpoints()]
+
+    def latest_valid_checkpoint(self) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint that is whole, or None; and a line for each newer one that was skipped."""
+        skipped = []
+        for path in reversed(self.checkpoints()):
+            try:
+                check_tree_file(path)
+            except InputError as error:
+                skipped.append(f"skipped checkpoint {path.name}: {error}")
+            else:
+                return path, skipped
+        return None, skipped
+
+    def save_checkpoint(self, step: int, tree: Any, metadata: Mapping[str, str] | None = None) -> Path:
+        """Write the checkpoint of `step`; then, and only then, delete all but it and the one before it.
+
+        Checkpoints of later steps go too: they were skipped as damaged when the run was resumed here.
+        """
+        path = self.checkpoint_path(step)
+        save_tree(path, tree, metadata)
+        numbered = self._numbered_checkpoints()
+        kept = [old for number, old in numbered if number <= step][-_KEPT_CHECKPOINTS:]
+        for _, old in numbered:
+            if old not in kept:
+                old.unlink(missing_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for training; a second process gets an `InputError` meanwhile.
+
+        The operating system drops the lock with the process, so none is ever left behind. On entry the
+        half-written files of a killed process are removed.
+        """
+        path = self.path / ".lock"
+        try:
+            handle = path.open("a")
+        except OSError as error:
+            raise InputError(
+                f"cannot write in {self.path} ({error.strerror}): mend its permissions or give another --out"
+            ) from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another process is training in {self.path}: wait for it or give another --out"
+                ) from error
+            for pattern in ("checkpoints/.step_*", ".metrics-*", ".comparisons-*", ".config-*"):
+                for leftover in self.path.glob(pattern):
+                    leftover.unlink(missing_ok=True)
+            yield
+
+    def _numbered_checkpoints(self) -> list[tuple[int, Path]]:
+        if not self.checkpoints_path.is_dir():
+            return []
+        matches = ((_CHECKPOINT.fullmatch(path.name), path) for path in self.checkpoints_path.iterdir())
+        return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def _refuse_occupied(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{path} is a file: give another --out")
+    # The lock, and what a process killed in `create` may have left.
+    if all(entry.name == ".lock" or entry.name.startswith(".config-") for entry in path.iterdir()):
+        return
+    if (path / "config.json").is_file():
+        raise InputError(f"{path} already holds a run: go on with --resume {path}, or give another --out")
+    raise InputError(f"{path} is not empty: give another --out (or --resume the folder of a run)")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: _version_of(name) for name in _RECORDED_VERSIONS}
+
+
+def _version_of(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _to_json(config: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(config, indent=2, default=_plain, allow_nan=False) + os.linesep
+    except ValueError as error:
+        raise InputError("a setting is infinite or not a number: give a finite one") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"a setting of type {type(value).__name__} cannot be written to config.json")
