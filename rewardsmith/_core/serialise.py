@@ -64,13 +64,14 @@ def save_tree(path: Path, tree: Any, metadata: Mapping[str, str] | None = None) 
         save_file(tensors, temporary, own)
 
 
-def load_tree(path: Path, like: Any) -> Any:
+def load_tree(path: Path, like: Any, *, allow_extra: bool = False) -> Any:
     """Read back what `save_tree` wrote.
 
     Args:
         path: the file.
         like: a tree of the same structure whose leaves have the dtypes and shapes to expect; their values
             are not read, and a `jax.ShapeDtypeStruct` may stand for a JAX array or key.
+        allow_extra: read a part of the file: leaves that `like` has not are passed over.
 
     Returns:
         A tree of the structure of `like`: NumPy leaves where it has NumPy leaves (writable copies), JAX
@@ -85,7 +86,8 @@ def load_tree(path: Path, like: Any) -> Any:
         hint = "load it with the settings and the version it was saved with"
         if missing := sorted(wanted.keys() - stored.keys()):
             raise InputError(f"{path} lacks {_enumerate(missing)}: {hint}")
-        if extra := sorted(stored.keys() - wanted.keys()):
+        extra = sorted(stored.keys() - wanted.keys())
+        if extra and not allow_extra:
             raise InputError(f"{path} holds {_enumerate(extra)}, which was not expected: {hint}")
         leaves = []
         for name, leaf in wanted.items():

@@ -16,6 +16,7 @@ class TrueRewardReader(enum.Enum):
 
     TEACHER = "a synthetic teacher compares two clips"
     EVALUATOR = "an evaluation reports the return"
+    CHECKPOINT = "a checkpoint stores and restores what the teacher has not been asked about yet"
     CEILING = "SAC on the true reward is the ceiling the other methods are measured against"
 
 

@@ -32,7 +32,10 @@ def critic_loss(q_values: Float[Array, " critics"], target: Float[Array, ""]) ->
 def actor_loss(
     q_values: Float[Array, " critics"], log_prob: Float[Array, ""], temperature: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """τ log π(a|s) − minᵢ Qᵢ(s, a), with a reparametrised: its mean is τ·KL(π ‖ exp(Q/τ)/Z) up to a constant."""
+    """τ log π(a|s) − minᵢ Qᵢ(s, a), with a reparametrised.
+
+    Its mean over a ~ π(·|s) is τ·KL(π ‖ exp(Q/τ)/Z) up to a constant.
+    """
     return temperature * log_prob - jnp.min(q_values)
 
 

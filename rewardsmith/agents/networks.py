@@ -70,5 +70,6 @@ class TwinCritic(eqx.Module):
         self.first, self.second = MLP(sizes, key=first_key), MLP(sizes, key=second_key)
 
     def __call__(self, observation: Float[Array, " o"], action: Float[Array, " a"]) -> Float[Array, "2"]:
+        """Both estimates."""
         inputs = jnp.concatenate([observation, action])
         return jnp.concatenate([self.first(inputs), self.second(inputs)])

@@ -4,7 +4,7 @@ The follower of a bilevel problem must answer to the leader's *current* reward, 
 one: `SAC.update` gets a reward function and applies it to each batch it draws.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._core import InputError
 from .losses import actor_loss, critic_loss, soft_target, temperature_loss
 from .networks import TanhGaussianPolicy, TwinCritic
 from .replay import Replay, Transition, sample
@@ -69,11 +70,11 @@ class SAC(eqx.Module):
 
     def __check_init__(self):
         if not 0.0 <= self.discount < 1.0:
-            raise ValueError(f"discount must lie in [0, 1), got {self.discount}")
+            raise InputError(f"discount is {self.discount}; give 0 <= discount < 1, such as 0.99")
         if self.temperature is not None and not self.temperature > 0.0:
-            raise ValueError(f"temperature must be positive (or None to tune it), got {self.temperature}")
+            raise InputError(f"temperature is {self.temperature}; give a positive number, or None to tune it")
         if self.batch_size < 1 or self.learning_rate <= 0.0 or not 0.0 < self.polyak <= 1.0:
-            raise ValueError("batch_size ≥ 1, learning_rate > 0 and polyak in (0, 1] are needed")
+            raise InputError("batch_size must be at least 1, learning_rate positive and polyak in (0, 1]")
 
     def init(self, observation_size: int, action_size: int, *, key: PRNGKeyArray) -> SACState:
         """Fresh networks and optimisers; τ starts at 1 when it is tuned."""
@@ -88,8 +89,8 @@ class SAC(eqx.Module):
             # A copy: the caller may donate the state, and a buffer can be donated once only.
             target_critic=jax.tree.map(jnp.copy, critic),
             log_temperature=log_temperature,
-            policy_optimiser=adam.init(policy),
-            critic_optimiser=adam.init(critic),
+            policy_optimiser=adam.init(eqx.filter(policy, eqx.is_array)),
+            critic_optimiser=adam.init(eqx.filter(critic, eqx.is_array)),
             temperature_optimiser=adam.init(log_temperature),
         )
 
@@ -121,7 +122,10 @@ class SAC(eqx.Module):
         reward: Float[Array, " b"],
         noise: Float[Array, "b 2 a"],
     ) -> tuple[SACState, SACStats]:
-        """One update of temperature, critics, policy and targets on one batch, in that order."""
+        """One update of critics, policy, temperature and targets on one batch, in that order.
+
+        The policy answers to the new critics; all the rest is of before the update.
+        """
         adam = self._optimiser()
 
         def policy_objective(policy: TanhGaussianPolicy, critic: TwinCritic, temperature: Float[Array, ""]):
@@ -144,7 +148,7 @@ class SAC(eqx.Module):
 
         (critic_value, q_mean), critic_grad = jax.value_and_grad(critic_objective, has_aux=True)(state.critic)
         critic_step, critic_optimiser = adam.update(critic_grad, state.critic_optimiser)
-        critic = optax.apply_updates(state.critic, critic_step)
+        critic = eqx.apply_updates(state.critic, critic_step)
 
         (policy_value, log_prob), policy_grad = jax.value_and_grad(policy_objective, has_aux=True)(
             state.policy, critic, temperature
@@ -160,18 +164,21 @@ class SAC(eqx.Module):
                 )
             )(log_temperature)
             step, temperature_optimiser = adam.update(grad, temperature_optimiser)
-            log_temperature = log_temperature + step
+            log_temperature = eqx.apply_updates(log_temperature, step)
 
         new_state = SACState(
-            policy=optax.apply_updates(state.policy, policy_step),
+            policy=eqx.apply_updates(state.policy, policy_step),
             critic=critic,
-            target_critic=optax.incremental_update(critic, state.target_critic, self.polyak),
+            target_critic=jax.tree.map(self._average, critic, state.target_critic),
             log_temperature=log_temperature,
             policy_optimiser=policy_optimiser,
             critic_optimiser=critic_optimiser,
             temperature_optimiser=temperature_optimiser,
         )
         return new_state, SACStats(critic_value, policy_value, -jnp.mean(log_prob), q_mean, temperature)
+
+    def _average(self, new: Array, old: Array) -> Array:
+        return self.polyak * new + (1.0 - self.polyak) * old
 
     def _optimiser(self) -> optax.GradientTransformation:
         return optax.adam(self.learning_rate)
@@ -187,6 +194,3 @@ def act(
 def act_greedily(policy: TanhGaussianPolicy, observation: Float[Array, "n o"]) -> Float[Array, "n a"]:
     """The mode of the policy at each observation."""
     return jax.vmap(policy.mode)(observation)
-
-
-__all__: Sequence[str] = ("SAC", "SACState", "SACStats", "RewardFn", "act", "act_greedily")

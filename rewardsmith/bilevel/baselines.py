@@ -9,23 +9,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from .._core import InputError
+from ._ridge import left_out_predictions
 
 
 class Baseline(eqx.Module):
-    """Predicts l from where a clip stands at step h; fitted on the batch it is used on."""
+    """Predicts l from where a clip stands at step h; fitted on the batch it is used on.
+
+    A tuple's own loss has no part in its prediction. So E[b_h (∇r(s_h, a_h) − E_{a'~π} ∇r(s_h, a'))] = 0:
+    a baseline, good or bad, changes the variance of an estimate and not its mean.
+    """
 
     @abc.abstractmethod
     def fit(
         self, observations: Shaped[Array, "B I H ..."], losses: Float[Array, " B"]
     ) -> Float[Array, "B I H"]:
-        """b_h(s_h) for clip i of each tuple, from the tuples' losses l."""
+        """b_h(s_h) for clip i of each tuple, from the losses l of the other tuples."""
 
 
 class ConstantBaseline(Baseline):
-    """One number for all: the mean loss of the *other* tuples of the batch.
-
-    Leaving the tuple itself out keeps the estimate free of the bias 1/B.
-    """
+    """One number for all: the mean loss of the other tuples."""
 
     def fit(
         self, observations: Shaped[Array, "B I H ..."], losses: Float[Array, " B"]
@@ -37,7 +39,7 @@ class ConstantBaseline(Baseline):
 
 
 class LinearBaseline(Baseline):
-    """Ridge regression of l on features of s_h, one per step h, all clips of a tuple together.
+    """Ridge regression of l on features of s_h, one per step h, all clips of the other tuples together.
 
     With one-hot features of a finite state space it is the conditional mean E[l | s_h] itself. Features are
     standardised over the batch; the intercept is not penalised.
@@ -58,19 +60,12 @@ class LinearBaseline(Baseline):
         self, observations: Shaped[Array, "B I H ..."], losses: Float[Array, " B"]
     ) -> Float[Array, "B I H"]:
         """See `Baseline.fit`."""
-        batch, clips, horizon = observations.shape[:3]
-        features = jax.vmap(jax.vmap(jax.vmap(self.features)))(observations)
-        by_step = features.reshape(batch * clips, horizon, -1).swapaxes(0, 1)
-        fitted = jax.vmap(_ridge_fit, (0, None, None))(by_step, jnp.repeat(losses, clips), self.ridge)
-        return fitted.swapaxes(0, 1).reshape(batch, clips, horizon)
+        if len(losses) < 2:
+            raise InputError("a batch of 1 leaves no other to learn a baseline from; give at least 2")
+        features = jax.vmap(jax.vmap(jax.vmap(self.features)))(observations).astype(losses.dtype)
+        targets = jnp.broadcast_to(losses[:, None], observations.shape[:2])
 
+        def fit_step(features: Float[Array, "B I f"]) -> Float[Array, "B I"]:
+            return left_out_predictions(features, targets, self.ridge, intercept=True)
 
-def _ridge_fit(
-    features: Float[Array, "n f"], targets: Float[Array, " n"], ridge: float
-) -> Float[Array, " n"]:
-    deviation = jnp.std(features, axis=0)
-    standard = (features - jnp.mean(features, axis=0)) / jnp.where(deviation > 1e-6, deviation, 1.0)
-    centred = targets - jnp.mean(targets)
-    count, size = features.shape
-    gram = standard.T @ standard + ridge * count * jnp.eye(size, dtype=features.dtype)
-    return jnp.mean(targets) + standard @ jnp.linalg.solve(gram, standard.T @ centred)
+        return jax.vmap(fit_step, 2, 2)(features)

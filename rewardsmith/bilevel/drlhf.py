@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import optax
 
-from .leader import Leader, LeaderState, LeaderStats, descend
+from .leader import Leader, LeaderStats, descend, start
 from .terms import first_term
 
 
@@ -20,17 +20,21 @@ class DRLHF(Leader):
         optimiser: turns the gradient into a step of x.
     """
 
-    further: int = eqx.field(default=0, init=False, static=True)
     optimiser: optax.GradientTransformation = eqx.field(static=True)
+
+    @property
+    def further(self) -> int:
+        """See `Leader.further`."""
+        return 0
 
     def init(self, x):
         """See `Leader.init`."""
-        return LeaderState(x, self.optimiser.init(x))
+        return start(self.optimiser, x)
 
     def step(self, problem, state, clips, recent, follower, key):
         """See `Leader.step`."""
         del recent, follower, key
         loss, gradient = first_term(problem, state.x, clips)
         nothing = jnp.zeros_like(loss)
-        stats = LeaderStats(loss, optax.global_norm(gradient), nothing, nothing)
+        stats = LeaderStats(loss, optax.tree.norm(gradient), nothing, nothing)
         return descend(self.optimiser, state, gradient), stats

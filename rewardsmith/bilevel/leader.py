@@ -31,7 +31,10 @@ class LeaderStats(eqx.Module):
 class Leader(eqx.Module):
     """A method that improves x from labelled clips and a follower."""
 
-    further: eqx.AbstractVar[int]
+    @property
+    @abc.abstractmethod
+    def further(self) -> int:
+        """T, steps of the trajectory it wants behind each clip."""
 
     @abc.abstractmethod
     def init(self, x: PyTree) -> LeaderState:
@@ -105,7 +108,13 @@ def lead(
     return state, jax.tree.map(jnp.mean, stats)
 
 
+def start(optimiser: optax.GradientTransformation, x: PyTree) -> LeaderState:
+    """x before the first step; only its floating-point arrays are ever moved."""
+    return LeaderState(x, optimiser.init(eqx.filter(x, eqx.is_inexact_array)))
+
+
 def descend(optimiser: optax.GradientTransformation, state: LeaderState, gradient: PyTree) -> LeaderState:
     """x moved by one step of the optimiser."""
-    updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.x)
+    moving = eqx.filter(state.x, eqx.is_inexact_array)
+    updates, optimiser_state = optimiser.update(gradient, state.optimiser, moving)
     return LeaderState(eqx.apply_updates(state.x, updates), optimiser_state)

@@ -8,7 +8,7 @@ import optax
 from .._core import InputError
 from .baselines import Baseline, LinearBaseline
 from .estimators import Estimator, Suffix
-from .leader import Leader, LeaderState, LeaderStats, descend
+from .leader import Leader, LeaderStats, descend, start
 from .terms import first_term, second_term
 
 
@@ -24,38 +24,47 @@ class SoBiRL(Leader):
     Args:
         optimiser: turns the gradient into a step of x.
         estimator: of ∇Q − ∇V.
-        baseline: b_h(s_h); `Suffix` needs one that is learned.
+        baseline: b_h(s_h); the better it predicts l, the lower the variance.
         weight: of the second term. 1 is the hyper-gradient; 0 is DRLHF.
+        bound: c, the second term is scaled down to ‖second‖ ≤ c ‖first‖; None leaves it as it is. On a
+            simulator its sampling noise is hundreds of times the first term, and grows with the loss it
+            is weighted by: unbounded, the reward drifts off in a few thousand steps.
     """
 
     optimiser: optax.GradientTransformation = eqx.field(static=True)
     estimator: Estimator = Suffix()
     baseline: Baseline = LinearBaseline()
     weight: float = eqx.field(default=1.0, static=True)
+    bound: float | None = eqx.field(default=None, static=True)
 
     def __check_init__(self) -> None:
+        if self.bound is not None and not 0.0 < self.bound < jnp.inf:
+            raise InputError(f"bound of the second term is {self.bound}; give a positive number, or None")
         if not 0.0 <= self.weight < jnp.inf:
             raise InputError(f"weight of the second term is {self.weight}; give a number ≥ 0 (1 by default)")
 
     @property
     def further(self) -> int:
-        """T, steps the estimator wants behind each clip."""
+        """See `Leader.further`: what the estimator wants."""
         return self.estimator.further
 
     def init(self, x):
         """See `Leader.init`."""
-        return LeaderState(x, self.optimiser.init(x))
+        return start(self.optimiser, x)
 
     def step(self, problem, state, clips, recent, follower, key):
         """See `Leader.step`."""
         loss, first = first_term(problem, state.x, clips)
         second = second_term(problem, state.x, recent, follower, self.estimator, self.baseline, key)
         second = jax.tree.map(lambda leaf: self.weight * leaf, second)
-        first_norm, second_norm = optax.global_norm(first), optax.global_norm(second)
+        first_norm, second_norm = optax.tree.norm(first), optax.tree.norm(second)
         inner = sum(
             jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
         )
         # Both norms can be zero: a reward that is constant, a loss that is.
         cosine = inner / jnp.maximum(first_norm * second_norm, 1e-30)
-        gradient = jax.tree.map(jnp.add, first, second)
+        shrink = 1.0
+        if self.bound is not None:
+            shrink = jnp.minimum(1.0, self.bound * first_norm / jnp.maximum(second_norm, 1e-30))
+        gradient = jax.tree.map(lambda a, b: a + shrink * b, first, second)
         return descend(self.optimiser, state, gradient), LeaderStats(loss, first_norm, second_norm, cosine)

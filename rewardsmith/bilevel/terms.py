@@ -6,7 +6,6 @@ Source: Yang, Gao and Yuan, AISTATS 2025, arXiv 2405.19697, with a baseline that
 """
 
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -60,28 +59,27 @@ def second_term(
     baseline: Baseline,
     key: PRNGKeyArray,
 ) -> PyTree:
-    """(1/τ) E[Σ_i Σ_h (l − b)(∇Q − ∇V)]: how the clips move when x moves. Unbiased for clips of π*(x)."""
+    """(1/τ) E[Σ_i Σ_h (l − b)(∇Q − ∇V)]: how the clips move when x moves.
+
+    For clips of π*(x); then its bias is the estimator's.
+    """
     horizon = _horizon(problem)
     losses = clip_losses(problem, x, clips)
     values = baseline.fit(clips.observations[:, :, :horizon], losses)
     weights = jax.lax.stop_gradient(losses[:, None, None] - values)
-    keys = jax.random.split(key, weights.shape[:2])
 
     def objective(x: PyTree) -> Float[Array, ""]:
-        def one(observations: Any, actions: Any, valid: Any, weight: Any, key: Any) -> Float[Array, ""]:
-            return estimator.surrogate(
-                partial(problem.reward_at, x),
-                observations,
-                actions,
-                valid,
-                weight,
-                follower.policy,
-                problem.world.discount,
-                key,
-            )
-
-        sums = jax.vmap(jax.vmap(one))(clips.observations, clips.actions, clips.valid, weights, keys)
-        return jnp.sum(sums) / (clips.label.shape[0] * follower.temperature)
+        total = estimator.surrogate(
+            partial(problem.reward_at, x),
+            clips.observations,
+            clips.actions,
+            clips.valid,
+            weights,
+            follower.policy,
+            problem.world.discount,
+            key,
+        )
+        return total / (clips.label.shape[0] * follower.temperature)
 
     return eqx.filter_grad(objective)(x)
 

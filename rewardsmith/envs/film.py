@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,11 @@ def _encoder(env_id: str, path: Path, fps: float) -> Iterator[Callable[[np.ndarr
 
     def write(frame: np.ndarray) -> None:
         try:
-            writer.append_data(frame)
+            with warnings.catch_warnings():
+                # The encoder starts with the first frame. JAX warns of every fork, for what the child might
+                # do with its threads; this one is replaced by ffmpeg at once.
+                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+                writer.append_data(frame)
         except (OSError, RuntimeError) as error:
             raise _cannot_encode(env_id, error) from error
 

@@ -65,6 +65,10 @@ class Trajectories:
         self._true_reward[slot] = true_reward
         self._steps += 1
 
+    def cut(self) -> None:
+        """Mark the last step as the end of every episode: the environments are about to be reset."""
+        self._ended[(self._steps - 1) % self.capacity] = True
+
     def sample(self, count: int, horizon: int, further: int, rng: np.random.Generator) -> Clips:
         """`count` clips of `horizon` steps, uniform over the places where one fits into an episode.
 
@@ -101,20 +105,24 @@ class Trajectories:
             true_reward=self._true_reward[rows[:, :horizon], envs],
         )
 
-    def get_state(self) -> dict[str, np.ndarray | TrueReward]:
-        """All it holds, for a checkpoint."""
+    @property
+    def true_reward(self) -> TrueReward:
+        """(capacity, N), sealed, in the order of the ring."""
+        return self._true_reward
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """All it holds but `true_reward`, for a checkpoint."""
         return {
             "observations": self._observations,
             "actions": self._actions,
             "ended": self._ended,
-            "true_reward": self._true_reward,
             "steps": np.asarray(self._steps),
         }
 
-    def set_state(self, state: dict[str, np.ndarray | TrueReward]) -> None:
-        """Put back what `get_state` returned, of a record of the same shapes."""
+    def set_state(self, state: dict[str, np.ndarray], true_reward: TrueReward) -> None:
+        """Put back what `get_state` and `true_reward` gave, of a record of the same shapes."""
         self._observations[:] = state["observations"]
         self._actions[:] = state["actions"]
         self._ended[:] = state["ended"]
-        self._true_reward[:] = state["true_reward"]
+        self._true_reward[:] = true_reward
         self._steps = int(np.asarray(state["steps"]))

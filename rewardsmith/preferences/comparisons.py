@@ -33,7 +33,7 @@ class ComparisonQueue:
         action_dtype: np.typing.DTypeLike = np.float32,
     ):
         length = horizon + further
-        self.capacity, self.horizon = capacity, horizon
+        self.capacity, self.horizon, self.further = capacity, horizon, further
         self._arrays: dict[str, np.ndarray] = {
             "observations": np.zeros((capacity, 2, length, *observation_shape), observation_dtype),
             "actions": np.zeros((capacity, 2, length, *action_shape), action_dtype),

@@ -29,4 +29,4 @@ def agreement(
     The preference accuracy of many comparisons is Σ agreement / Σ weight.
     """
     weight = jnp.where(label == 0.5, 0.0, 1.0)
-    return weight * ((first > second) == (label > 0.5)), weight
+    return weight * (jnp.sign(first - second) == jnp.sign(label - 0.5)), weight

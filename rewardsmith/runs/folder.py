@@ -134,6 +134,29 @@ class RunFolder:
         """Result of the last evaluation by command."""
         return self.path / "eval.json"
 
+    @property
+    def warnings_path(self) -> Path:
+        """What the run warned of."""
+        return self.path / "warnings.json"
+
+    def warnings(self) -> list[str]:
+        """The lines of `warnings_path`; none where there is no such file."""
+        try:
+            return [str(line) for line in json.loads(self.warnings_path.read_text())]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {self.warnings_path}: delete it") from error
+
+    def warn(self, text: str) -> bool:
+        """Add a line to `warnings_path`; False where it was there already."""
+        lines = self.warnings()
+        if text in lines:
+            return False
+        with writing(self.warnings_path) as temporary:
+            temporary.write_text(json.dumps([*lines, text], indent=2))
+        return True
+
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint of environment step `step` lies."""
         return self.checkpoints_path / f"step_{step:09d}.safetensors"

@@ -35,7 +35,7 @@ def write_report(run_path: Path | str, warnings: Sequence[str] = ()) -> Path:
 
     Args:
         run_path: the run's folder.
-        warnings: lines of the run itself, shown first.
+        warnings: lines to show behind those of the run itself.
 
     Returns:
         The path of the page.
@@ -68,7 +68,7 @@ def write_report(run_path: Path | str, warnings: Sequence[str] = ()) -> Path:
         settings=_flatten(config),
         evaluation=_evaluation(folder.eval_path),
         versions=_flatten(versions),
-        warnings=[*warnings, *_warnings(metrics, config, film is not None)],
+        warnings=[*folder.warnings(), *warnings, *_warnings(metrics, config, film is not None)],
     )
     with writing(folder.report_path) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -1,0 +1,182 @@
+"""The command line: settings in, commands out. No mathematics here."""
+
+import contextlib
+import functools
+import importlib.metadata
+import io
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from ._core import InputError
+from .runs.config import ESTIMATORS, METHODS, TEACHERS, TrainConfig
+
+_BAD_INPUT, _INTERRUPTED = 2, 130
+
+
+def train(
+    config: tyro.conf.OmitArgPrefixes[TrainConfig],
+    out: Path | None = None,
+    resume: Path | None = None,
+) -> None:
+    """Learn a reward from comparisons, and the policy that is best for it.
+
+    The true reward reaches the synthetic teacher and the evaluation only (with --method sac, the learner:
+    the ceiling). Writes settings, metrics, checkpoints, comparisons, a film and a report into a folder.
+
+    Args:
+        config: settings.
+        out: folder of the run; must not hold anything. Default: runs/ENV-METHOD-SEED.
+        resume: go on with the run in this folder, with its own settings; no other option goes with it.
+    """
+    # Imported here so that --help and mistakes answer at once: JAX takes seconds to load.
+    from .runs.finish import finish
+    from .runs.train import resume as resume_run
+    from .runs.train import train as start_run
+
+    if resume is not None:
+        if out is not None or config != TrainConfig():
+            raise InputError("--resume takes the run's own settings: give no other option with it")
+        folder = resume_run(resume)
+    else:
+        name = f"{config.env.replace('/', '-')}-{config.method}-{config.seed}"
+        folder = start_run(config, out if out is not None else Path("runs") / name)
+    finish(folder)
+
+
+def evaluate(run: tyro.conf.Positional[Path], episodes: int = 20, seed: int = 0, film: bool = False) -> None:
+    """Measure a run's policy under the true reward; writes eval.json into its folder.
+
+    Args:
+        run: folder of the run.
+        episodes: number of episodes, each played to its end.
+        seed: of the episodes' starts.
+        film: also film one episode, to film.mp4.
+    """
+    from .runs.finish import evaluate_run, film_run
+
+    result = evaluate_run(run, episodes, seed)
+    print(
+        f"true return {result['mean']:.1f} ± {result['std']:.1f} (mean ± deviation of {episodes} episodes, "
+        f"seed {seed}), at step {result['step']:,} of {run}"
+    )
+    if film:
+        print(f"film: {film_run(run, seed)}")
+
+
+def plot(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("curves.png")) -> None:
+    """Draw return against steps and against comparisons, runs overlaid, a 95 % interval over seeds.
+
+    Args:
+        runs: folders of runs; those that differ in the seed alone make one curve.
+        out: picture to write (.png, .svg or .pdf).
+    """
+    from .runs.plot import plot_runs
+
+    if not runs:
+        raise InputError("no runs to plot: name one or more run folders")
+    print(plot_runs(runs, out))
+
+
+def report(run: tyro.conf.Positional[Path]) -> None:
+    """Write report.html into a run's folder: one page with settings, curves and film.
+
+    Args:
+        run: folder of the run.
+    """
+    from .runs.report import write_report
+
+    print(write_report(run))
+
+
+def list_choices() -> None:
+    """List methods, estimators, teachers and the environments with a fast path."""
+    from .envs.mujoco_tasks import TASKS
+
+    for title, table in (("methods", METHODS), ("estimators", ESTIMATORS), ("teachers", TEACHERS)):
+        print(title)
+        for name, text in table.items():
+            print(f"  {name:14} {text}")
+    print("environments with batched simulation (any other Gymnasium id works too)")
+    print("  " + " ".join(sorted(TASKS)))
+
+
+_COMMANDS = {"train": train, "eval": evaluate, "plot": plot, "report": report, "list": list_choices}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0, or 2 for bad input (one line on standard error), 130 if interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    if given == ["--version"]:
+        print(f"rewardsmith {importlib.metadata.version('rewardsmith')}")
+        sys.exit(0)
+    try:
+        _dispatch(given)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        sys.exit(_told(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+
+
+def _dispatch(given: Sequence[str]) -> None:
+    errors = io.StringIO()
+    try:
+        # Its frames are for help; a mistake is one line here.
+        with contextlib.redirect_stderr(errors):
+            call = tyro.extras.subcommand_cli_from_dict(
+                {name: _deferred(command) for name, command in _COMMANDS.items()},
+                prog="rewardsmith",
+                description="Learn the reward whose optimal policy does what you want.",
+                args=given,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(_one_line(errors.getvalue())) from stop
+    call()
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """`command` with the same options, but called only after the parser is done."""
+
+    @functools.wraps(command)
+    def later(*values: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(command, *values, **options)
+
+    return later
+
+
+def _one_line(box: str) -> str:
+    """The words of the parser's framed message, without the frame and its pointer to --help."""
+    lines = [line.strip(" │") for line in box.splitlines() if line.startswith("│")]
+    words = [line for line in lines if line and "───" not in line and "full helptext" not in line]
+    text = " ".join(words) or "the command was not understood"
+    # A setting that its own check refused comes with the parser's name of the dataclass before it.
+    text = re.sub(r"^Error parsing __tyro\S+: ", "", text).split(" Argument helptext:")[0]
+    return f"{text} (see rewardsmith --help)"
+
+
+def _told(error: Exception) -> int:
+    """Print what happened in one line; the exit status for it."""
+    from .runs.train import Stopped
+
+    text = " ".join(str(error).split())
+    if isinstance(error, Stopped):
+        print(text, file=sys.stderr)
+        return _INTERRUPTED
+    if isinstance(error, InputError):
+        print(f"rewardsmith: {text}", file=sys.stderr)
+        return _BAD_INPUT
+    kind = type(error).__name__
+    print(f"rewardsmith: {kind}: {text} (run again with --debug to see where)", file=sys.stderr)
+    return 1

@@ -1,0 +1,188 @@
+"""The settings of a training run: one dataclass, which is the command line, the file and the check."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .._core import InputError
+
+METHODS = {
+    "sobirl": "both terms of the hyper-gradient (Yang et al., AISTATS 2025)",
+    "drlhf": "the first term only (Christiano et al., NeurIPS 2017)",
+    "sac": "soft actor-critic on the true reward: the ceiling",
+}
+ESTIMATORS = {
+    "one-step": "immediate effect of the action only; cheap, biased",
+    "suffix": "discounted rewards along the rest of the trajectory, learned baseline",
+}
+TEACHERS = {
+    "oracle": "always prefers the clip with the larger true return",
+    "bradley-terry": "errs with the logistic probability of --teacher-temperature",
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one run. Everything random follows from `seed`."""
+
+    env: str = "HalfCheetah-v5"
+    """Any Gymnasium id with a Box action space and flat observations."""
+    method: str = "sobirl"
+    """sobirl, drlhf or sac."""
+    steps: int = 100_000
+    """Environment steps in all."""
+    comparisons: int = 1000
+    """Pairs of clips the teacher is asked about in all; none for sac."""
+    seed: int = 0
+    """Source of all randomness."""
+
+    estimator: str = "one-step"
+    """sobirl only: how the second term of the hyper-gradient is estimated; one-step or suffix."""
+    second_term_weight: float = 1.0
+    """sobirl only: weight of the second term; 1 is the hyper-gradient, 0 is drlhf."""
+    second_term_bound: float | None = 1.0
+    """sobirl only: the second term is scaled down to at most so many times the norm of the first; none
+    leaves it as it is."""
+    suffix_length: int = 100
+    """suffix only: steps of the trajectory used behind each clip."""
+    clip_length: int = 25
+    """Steps in a clip; clips never cross the end of an episode."""
+    teacher: str = "oracle"
+    """oracle or bradley-terry."""
+    teacher_temperature: float = 1.0
+    """bradley-terry only: in units of true reward; larger is more often wrong."""
+    queue: int = 3000
+    """Comparisons kept; the oldest leave first."""
+
+    leader_every: int = 2000
+    """Environment steps between two sessions of comparing clips and updating the reward."""
+    leader_steps: int = 50
+    """Gradient steps on the reward in one session."""
+    leader_warmup_steps: int = 400
+    """Gradient steps on the first comparisons, before the policy learns; first term only."""
+    leader_batch_size: int = 64
+    """Comparisons in a gradient step on the reward."""
+    recent_batch_size: int = 32
+    """sobirl only: comparisons a step for the second term."""
+    recent: int = 100
+    """sobirl only: the second term draws from so many of the newest comparisons."""
+    reward_learning_rate: float = 3e-4
+    """Adam's, for the reward."""
+    reward_hidden: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers of each reward network."""
+    ensemble: int = 3
+    """Reward networks; the policy maximises their mean."""
+
+    temperature: float | None = None
+    """A fixed temperature of the policy, in units of reward; none tunes it (to −1 nat per action)."""
+    discount: float = 0.99
+    """Per step of the policy's return."""
+    learning_rate: float = 3e-4
+    """Adam's, for policy, critics and temperature."""
+    batch_size: int = 256
+    """Transitions in an update of the policy."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of policy and critics."""
+    updates_per_step: float = 1.0
+    """Updates of the policy for each environment step."""
+    learning_starts: int | None = None
+    """Steps of uniformly random actions first; none means 5 % of all steps, at most 10,000."""
+    replay: int = 1_000_000
+    """Transitions kept."""
+
+    num_envs: int = 8
+    """Copies of the environment stepped together."""
+    backend: str = "auto"
+    """mujoco (one batch of simulations), gymnasium, or auto."""
+    eval_every: int = 5000
+    """Environment steps between two evaluations under the true reward."""
+    eval_episodes: int = 5
+    """Episodes of an evaluation, with the policy's mode."""
+    checkpoint_every: int = 25_000
+    """Environment steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, METHODS)
+        _one_of("estimator", self.estimator, ESTIMATORS)
+        _one_of("teacher", self.teacher, TEACHERS)
+        _one_of("backend", self.backend, ("auto", "mujoco", "gymnasium"))
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"--{_flag(name)} is {getattr(self, name)}: give a whole number of at least 1"
+                )
+        for name in ("seed", "suffix_length", "leader_warmup_steps"):
+            if getattr(self, name) < 0:
+                raise InputError(
+                    f"--{_flag(name)} is {getattr(self, name)}: give 0 or a positive whole number"
+                )
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < math.inf:
+                raise InputError(f"--{_flag(name)} is {value}: give a positive number")
+        if not 0.0 <= self.second_term_weight < math.inf:
+            raise InputError(
+                f"--second-term-weight is {self.second_term_weight}: give 0 or a positive number"
+            )
+        if not 0.0 <= self.discount < 1.0:
+            raise InputError(f"--discount is {self.discount}: give a number from 0 up to, but not, 1")
+        if not self.hidden or min((*self.hidden, *self.reward_hidden)) < 1:
+            raise InputError("--hidden and --reward-hidden need widths of at least 1")
+        if self.learning_starts is not None and not 1 <= self.learning_starts < self.steps:
+            raise InputError(f"--learning-starts must lie between 1 and --steps, got {self.learning_starts}")
+        if self.learns_reward and self.comparisons < 1:
+            raise InputError(f"--comparisons is {self.comparisons}: {self.method} needs at least 1")
+
+    @property
+    def learns_reward(self) -> bool:
+        """Whether the reward is learned from comparisons; if not, the learner is given the true one."""
+        return self.method != "sac"
+
+    @property
+    def random_steps(self) -> int:
+        """Steps of random actions at the start: `learning_starts`, or its default."""
+        if self.learning_starts is not None:
+            return self.learning_starts
+        return max(1, min(10_000, self.steps // 20))
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Updates after each step of all environments."""
+        return max(1, round(self.num_envs * self.updates_per_step))
+
+    @staticmethod
+    def from_json(config: Mapping[str, Any]) -> "TrainConfig":
+        """The settings that `config.json` of a run folder holds; `InputError` if they do not fit."""
+        names = {field.name for field in dataclasses.fields(TrainConfig)}
+        values = {name: value for name, value in config.items() if name in names}
+        for name in ("hidden", "reward_hidden"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
+        if missing := sorted(names - values.keys()):
+            raise InputError(
+                f"config.json lacks {missing[0]!r}: it was written by another version; start anew"
+            )
+        try:
+            return TrainConfig(**values)
+        except TypeError as error:
+            raise InputError("config.json holds a setting of the wrong type: restore it") from error
+
+
+_AT_LEAST_ONE = (
+    "steps num_envs clip_length queue leader_every leader_steps leader_batch_size recent_batch_size recent "
+    "ensemble batch_size replay eval_every eval_episodes checkpoint_every"
+).split()
+_POSITIVE = (
+    "second_term_bound teacher_temperature reward_learning_rate temperature learning_rate updates_per_step"
+).split()
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _one_of(name: str, value: str, choices: Any) -> None:
+    if value not in choices:
+        raise InputError(f"unknown --{name} {value!r}: choose one of {', '.join(choices)}")

@@ -1,0 +1,255 @@
+"""The training loop: resumed runs equal uninterrupted ones, and the true reward reaches no learner."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+
+from rewardsmith._core import InputError, TrueReward
+from rewardsmith._core.serialise import load_tree
+from rewardsmith.envs import MujocoBatchEnv
+from rewardsmith.preferences import Teacher
+from rewardsmith.runs import train as train_module
+from rewardsmith.runs.config import TrainConfig
+from rewardsmith.runs.folder import RunFolder
+from rewardsmith.runs.metrics import read_metrics
+from rewardsmith.runs.train import Stopped, _Training, resume, train
+
+SMALL = {
+    "steps": 640,
+    "comparisons": 40,
+    "num_envs": 4,
+    "hidden": (16, 16),
+    "reward_hidden": (8,),
+    "ensemble": 2,
+    "batch_size": 16,
+    "learning_starts": 160,
+    "clip_length": 10,
+    "suffix_length": 15,
+    "leader_every": 80,
+    "leader_steps": 4,
+    "leader_warmup_steps": 8,
+    "leader_batch_size": 8,
+    "recent_batch_size": 4,
+    "replay": 500,
+    "queue": 30,
+    "eval_every": 160,
+    "eval_episodes": 1,
+    "checkpoint_every": 200,
+}
+CLOCK = ["seconds", "steps_per_second", "share_env", "share_learner", "share_leader"]
+
+
+class Drifting(gymnasium.Env):
+    """A world that cannot be restored: a point that drifts, pushed by the action."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position = self.np_random.normal(size=2)
+        return self.position.copy(), {}
+
+    def step(self, action):
+        self.position += 0.1 * self.np_random.normal(size=2)
+        self.position[0] += 0.2 * float(action[0])
+        return self.position.copy(), -abs(self.position[0]), False, False, {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drifting():
+    gymnasium.register("Drifting-v0", Drifting, max_episode_steps=50)
+    yield
+    gymnasium.registry.pop("Drifting-v0")
+
+
+def settings(**changes) -> TrainConfig:
+    return TrainConfig(**(SMALL | changes))
+
+
+def measured(folder: RunFolder):
+    return read_metrics(folder.path).drop(CLOCK)
+
+
+def learned(folder: RunFolder):
+    """Every array of the last checkpoint but the clocks."""
+    training = _Training(TrainConfig.from_json(folder.config), folder)
+    path, _ = folder.latest_valid_checkpoint()
+    assert path is not None
+    state = load_tree(path, training._state())
+    return {name: state[name] for name in ("follower", "replay", "leader", "observation")}
+
+
+def assert_same(first: RunFolder, second: RunFolder):
+    assert measured(first).equals(measured(second))
+    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), learned(first), learned(second))
+    assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize(
+    ("env", "method", "estimator"),
+    [
+        ("HalfCheetah-v5", "sobirl", "suffix"),
+        ("Pendulum-v1", "sobirl", "one-step"),
+        ("Drifting-v0", "drlhf", "one-step"),
+        ("Hopper-v5", "sac", "one-step"),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, env, method, estimator):
+    config = settings(env=env, method=method, estimator=estimator)
+    whole = train(config, tmp_path / "whole")
+
+    iterate = _Training._iterate
+
+    def die(self):
+        # Between two checkpoints, as a kill would: nothing is saved, metrics have run ahead.
+        if self.step == 520:
+            self.metrics.flush()
+            raise RuntimeError("killed")
+        iterate(self)
+
+    monkeypatch.setattr(_Training, "_iterate", die)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(config, tmp_path / "cut")
+    monkeypatch.setattr(_Training, "_iterate", iterate)
+    assert RunFolder.open(tmp_path / "cut").checkpoints()[-1].name == "step_000000400.safetensors"
+    assert_same(whole, resume(tmp_path / "cut"))
+
+
+def test_ctrl_c_saves_where_it_stopped(tmp_path, monkeypatch):
+    config = settings(env="HalfCheetah-v5")
+    whole = train(config, tmp_path / "whole")
+    iterate = _Training._iterate
+
+    def interrupted(self):
+        iterate(self)
+        if self.step == 300:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(_Training, "_iterate", interrupted)
+    with pytest.raises(Stopped, match="stopped at step 300: rewardsmith train --resume"):
+        train(config, tmp_path / "cut")
+    monkeypatch.setattr(_Training, "_iterate", iterate)
+    folder = RunFolder.open(tmp_path / "cut")
+    assert folder.checkpoints()[-1].name == "step_000000300.safetensors"
+    assert_same(whole, resume(folder.path))
+
+
+def test_a_run_killed_with_signal_9_resumes_to_the_same_metrics(tmp_path):
+    flags = [
+        f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items() if not isinstance(value, tuple)
+    ]
+    command = [sys.executable, "-m", "rewardsmith", "train", "--env=HalfCheetah-v5", *flags]
+    command += ["--hidden", "16", "--reward-hidden", "8"]
+    out = tmp_path / "cut"
+    process = subprocess.Popen(
+        [*command, "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("checkpoints/step_*")):
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    folder = resume(out)
+    assert_same(folder, train(TrainConfig.from_json(folder.config), tmp_path / "whole"))
+
+
+def test_a_broken_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
+    config = settings(env="Pendulum-v1", method="drlhf")
+    whole = train(config, tmp_path / "whole")
+    train(config, tmp_path / "cut")
+    newest = RunFolder.open(tmp_path / "cut").checkpoints()[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(bytes(data))
+    assert_same(whole, resume(tmp_path / "cut"))
+    assert f"skipped checkpoint {newest.name}" in capsys.readouterr().out
+
+
+class Blind(Teacher):
+    """Answers by chance, whatever the rewards."""
+
+    def answer(self, first, second, rng):
+        return rng.integers(0, 2, first.shape[0]).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("method", "estimator", "sees"),
+    [
+        ("sobirl", "suffix", False),
+        ("sobirl", "one-step", False),
+        ("drlhf", "one-step", False),
+        ("sac", "one-step", True),
+    ],
+)
+def test_no_learner_but_the_ceiling_can_tell_true_rewards_apart(
+    tmp_path, monkeypatch, method, estimator, sees
+):
+    """Other true rewards, same answers: every array a learner holds must stay what it was, bit for bit."""
+    monkeypatch.setattr("rewardsmith.runs.experiment.make_teacher", lambda config: Blind())
+    config = settings(env="HalfCheetah-v5", method=method, estimator=estimator)
+    plain = train(config, tmp_path / "plain")
+    step = MujocoBatchEnv.step
+
+    def poisoned(self, action):
+        result = step(self, action)
+        return result._replace(reward=TrueReward(np.full(self.num_envs, 1e6)))
+
+    monkeypatch.setattr(MujocoBatchEnv, "step", poisoned)
+    other = train(config, tmp_path / "other")
+    ours, theirs = learned(plain), learned(other)
+    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), ours, theirs)
+    assert all(jax.tree.leaves(same)) is not sees
+    returns = [measured(run)["true_return"].drop_nulls()[-1] for run in (plain, other)]
+    assert returns[0] != returns[1], "the poison must have reached the evaluator"
+
+
+def test_early_ends_are_warned_of(tmp_path):
+    folder = train(settings(env="Hopper-v5", method="drlhf"), tmp_path / "run")
+    assert any("end early" in line for line in folder.warnings())
+    assert not train(settings(env="HalfCheetah-v5", method="drlhf"), tmp_path / "cheetah").warnings()
+
+
+def test_what_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    session = _Training._session
+
+    def spoil(self, first):
+        session(self, first)
+        if self.step >= 400:
+            self.leader = jax.tree.map(lambda leaf: leaf * np.nan, self.leader)
+
+    monkeypatch.setattr(_Training, "_session", spoil)
+    with pytest.raises(InputError, match="is not finite at step"):
+        train(settings(env="Pendulum-v1", method="drlhf"), tmp_path / "run")
+    assert RunFolder.open(tmp_path / "run").checkpoints()
+
+
+def test_nothing_is_overwritten(tmp_path):
+    config = settings(env="Pendulum-v1", method="drlhf", steps=240)
+    folder = train(config, tmp_path / "run")
+    before = {path.name: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="already holds a run: go on with --resume"):
+        train(config, folder.path)
+    resume(folder.path)  # finished: nothing to do
+    after = {path.name: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.is_file()}
+    assert {name: time for name, time in after.items() if name != ".lock"} == {
+        name: time for name, time in before.items() if name != ".lock"
+    }
+
+
+def test_the_module_has_one_place_that_hands_out_the_true_reward():
+    """The ceiling's column is filled in one line; `sac` alone reaches it."""
+    source = Path(train_module.__file__).read_text()
+    assert source.count("TrueRewardReader.CEILING") == 1
