@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help setup system demo test lint bench clean
+.PHONY: help setup system demo test lint bench results clean
 help:
 	@echo "make demo   learn a reward for HalfCheetah-v5 from comparisons, film the policy, write a report"
 	@echo "make test   run the tests"
 	@echo "make lint   style and types"
+	@echo "make results  the runs behind docs/results.md (about 90 minutes)"
 	@echo "make bench  speed, as ratios against peers; writes docs/benchmarks.md (about 10 minutes)"
 
 setup: .venv/installed system
@@ -40,6 +41,18 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# The runs behind docs/results.md: three methods, three seeds, an hour and a half on one core.
+results: setup
+	@for seed in 0 1 2; do \
+	  for settings in "--method sac --steps 100000" "--method drlhf --steps 50000 --comparisons 700" \
+	      "--method sobirl --steps 50000 --comparisons 700"; do \
+	    name=$$(echo $$settings | cut -d" " -f2); \
+	    [ -f runs/results/$$name-$$seed/eval.json ] || $(BIN)/rewardsmith train $$settings --seed $$seed \
+	      --checkpoint-every 50000 --out runs/results/$$name-$$seed || exit 1; \
+	  done; done
+	$(BIN)/python -m benchmarks.results runs/results/*
+	$(BIN)/rewardsmith plot runs/results/* --out docs/images/halfcheetah.png
 
 clean:
 	rm -rf .venv .bench .pytest_cache .ruff_cache

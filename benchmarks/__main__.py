@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from . import end_to_end, environments, page, reward_model, rounds, sac_learner
 from .peer_environment import PeersAbsent, peers_python
 from .subject import OURS, PEERS
-from .worker import Worker
+from .worker import Worker, WorkerError
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SUBJECTS = (sac_learner, end_to_end, reward_model, environments)
@@ -75,4 +76,11 @@ def _subjects(quick: bool):
 
 
 if __name__ == "__main__":
-    main()
+    # So that no measured program is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+    except WorkerError as failure:
+        sys.exit(f"benchmarks: a measured program failed: {failure}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -14,8 +14,9 @@ from rewardsmith.runs.train import _Training, train
 from .subject import PEERS, Side, Subject
 
 PACKAGES = ("rewardsmith", "jax", "equinox", "optax", "numpy", "mujoco", "gymnasium")
-SHARES = ("benchmarks.end_to_end", "shares")
+SHARES = (__name__, "shares")
 _DEFAULTS = TrainConfig()
+_RANDOM_STEPS = 400
 
 
 def subject(quick: bool) -> Subject:
@@ -61,7 +62,7 @@ def build(method: str, num_envs: str = "8", session: str = "1000"):
         steps=1_000_000,
         comparisons=1_000_000 * _DEFAULTS.comparisons // _DEFAULTS.steps,
         replay=100_000,
-        learning_starts=1000,
+        learning_starts=_RANDOM_STEPS,
         leader_every=every,
         leader_steps=_leader_steps(every),
         leader_warmup_steps=1,
@@ -80,7 +81,7 @@ def build(method: str, num_envs: str = "8", session: str = "1000"):
         return time.perf_counter() - started
 
     # Through the first session of the leader, and one more: each compiles its own program.
-    measure(1000 + every)
+    measure(_RANDOM_STEPS + every)
     return measure
 
 
@@ -94,20 +95,22 @@ def shares(steps: int) -> dict[str, float]:
         method="sobirl",
         steps=steps,
         comparisons=max(10, steps * _DEFAULTS.comparisons // _DEFAULTS.steps),
-        learning_starts=min(1000, every // 2),
+        learning_starts=min(_RANDOM_STEPS, every // 2),
         leader_every=every,
         leader_steps=_leader_steps(every),
         eval_every=every,
         checkpoint_every=10**9,
     )
-    rows = read_metrics(train(config, Path("shares")).path).filter(pl.col("kind") == "learner")
-    first, last = rows.filter(pl.col("step") >= steps // 2).rows(named=True)[:: len(rows) - 2]
+    metrics = read_metrics(train(config, Path("shares")).path)
+    rows = metrics.filter(pl.col("kind") == "learner", pl.col("step") >= steps // 2).rows(named=True)
+    first, last = rows[0], rows[-1]
     seconds = last["seconds"] - first["seconds"]
     parts = {
         name: (last[f"share_{name}"] * last["seconds"] - first[f"share_{name}"] * first["seconds"]) / seconds
         for name in ("env", "learner", "leader")
     }
-    return {**parts, "rest": 1.0 - sum(parts.values()), "steps_per_second": (steps - first["step"]) / seconds}
+    rate = (last["step"] - first["step"]) / seconds
+    return {**parts, "rest": 1.0 - sum(parts.values()), "steps_per_second": rate}
 
 
 def _leader_steps(every: int) -> int:

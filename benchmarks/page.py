@@ -46,10 +46,10 @@ def render(subjects: list[Subject], rows: list[Row], shares: dict[str, float], w
     lines = [
         "# Benchmarks",
         "",
-        "Ratios, measured in one run: ours and the peers live side by side and take turns (A B A B …), one at "
-        "a time, pinned to the same core. A ratio is of two turns of one round; given are the median over "
-        "rounds and, as spread, the smallest and the largest. Rates are medians too. Machines drift: read the "
-        "ratio, not the rate, and nothing into ratios whose spreads overlap 1.",
+        "Ratios, measured in one run: ours and the peers live side by side and take turns (A B A B …), one "
+        "at a time, pinned to the same core. A ratio is of two turns of one round; given are the median "
+        "over rounds and, as spread, the smallest and the largest. Rates are medians too. Machines drift: "
+        "read the ratio, not the rate, and nothing into a ratio whose spread holds 1.",
         "",
         f"* machine: {where.machine}, {where.cores} cores; {pinned}; CPU only, one thread a process",
         f"* load before the run: {where.load:.1f}"

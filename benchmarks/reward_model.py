@@ -14,7 +14,7 @@ from rewardsmith.bilevel import DRLHF, Follower, LabelledClips, first_term, lead
 from rewardsmith.problem import BilevelProblem, PreferenceLoss, SimulatedWorld
 from rewardsmith.rewards import RewardEnsemble
 
-from .subject import Side, Subject
+from .subject import PEERS, Side, Subject
 
 PACKAGES = ("rewardsmith", "jax", "equinox", "optax", "numpy")
 _OBSERVATION, _ACTION, _STEPS, _MEMBERS = 17, 6, 25, 3
@@ -23,21 +23,24 @@ _QUEUE, _BATCH, _SESSION = 3000, 64, 50
 
 def subject(quick: bool) -> Subject:
     ours = Side("one compiled call", (__name__,), {"how": "compiled"}, multiple=_SESSION)
-    loop = Side("loop over pairs", (__name__,), {"how": "loop"})
+    loop = Side("loop over pairs, JAX", (__name__,), {"how": "loop"})
+    torch = Side("loop over pairs, torch", ("benchmarks.peers", "torch", "reward-model"), home=PEERS)
     return Subject(
         name="reward-model",
         title="Reward model",
         how=(
-            f"Updates of an ensemble of {_MEMBERS} networks (128, 128) on batches of {_BATCH} pairs of clips of "
-            f"{_STEPS} steps, HalfCheetah sizes. Ours: `lead` with drlhf, {_SESSION} updates in one compiled call. "
-            "Peer: a Python loop over the pairs of a batch, the gradient of each pair compiled (JAX) and "
-            "added to the sum, then the same Adam step; the same maths, checked before it is timed."
+            f"Updates of an ensemble of {_MEMBERS} networks (128, 128) on batches of {_BATCH} pairs of clips "
+            f"of {_STEPS} steps, HalfCheetah sizes. Ours: `lead` with drlhf, {_SESSION} updates in one "
+            "compiled call. Peers: Python loops over the pairs of a batch, then the same Adam step. In JAX "
+            "the gradient of a pair is compiled and added to the sum (checked to give the gradient of the "
+            "compiled call before it is timed); in torch each member and pair is a forward pass of its own, "
+            "as published code has it, and one backward pass follows."
         ),
         unit="updates/s",
-        sides=(ours, loop),
-        ratios=((ours.label, loop.label),),
+        sides=(ours, loop, torch),
+        ratios=((ours.label, loop.label), (ours.label, torch.label)),
         rounds=5 if quick else 7,
-        seconds=0.3 if quick else 1.0,
+        seconds=1.0,
     )
 
 
@@ -47,17 +50,22 @@ def make_problem() -> BilevelProblem[SimulatedWorld]:
 
 
 def make_clips(count: int, rng: np.random.Generator) -> LabelledClips:
-    """Pairs of random clips with random answers, on the host."""
+    """Pairs of random clips with random answers."""
     return LabelledClips(
-        observations=rng.standard_normal((count, 2, _STEPS, _OBSERVATION), np.float32),
-        actions=rng.uniform(-1.0, 1.0, (count, 2, _STEPS, _ACTION)).astype(np.float32),
-        valid=np.ones((count, 2, _STEPS), bool),
-        label=rng.integers(0, 2, count).astype(np.float32),
+        observations=jnp.asarray(rng.standard_normal((count, 2, _STEPS, _OBSERVATION), np.float32)),
+        actions=jnp.asarray(rng.uniform(-1.0, 1.0, (count, 2, _STEPS, _ACTION)), jnp.float32),
+        valid=jnp.ones((count, 2, _STEPS), bool),
+        label=jnp.asarray(rng.integers(0, 2, count), jnp.float32),
     )
 
 
 def make_reward(key: Array) -> RewardEnsemble:
     return RewardEnsemble(_OBSERVATION, _ACTION, num_members=_MEMBERS, key=key)
+
+
+def batch_gradient(problem: BilevelProblem, x: PyTree, clips: LabelledClips, pairs: np.ndarray) -> PyTree:
+    """∇ of the mean loss over a batch, as the compiled call has it."""
+    return eqx.filter_jit(first_term)(problem, x, clips.take(jnp.asarray(pairs)))[1]
 
 
 class PairLoop:
@@ -87,7 +95,7 @@ def build():
     loop = PairLoop(problem)
     state = leader.init(make_reward(jax.random.key(0)))
     follower = Follower(lambda observation: observation, jnp.asarray(0.1))  # drlhf never asks it.
-    on_device = jax.device_put(clips)
+    on_host = jax.tree.map(np.asarray, clips)  # Where a loop indexes fastest.
 
     @jax.jit
     def session(state, clips, call):
@@ -111,19 +119,20 @@ def build():
         return eqx.apply_updates(x, updates), optimiser
 
     pairs = rng.integers(0, _QUEUE, _BATCH)
-    check_equal(loop.gradient(state.x, clips, pairs), first_term(problem, state.x, clips.take(pairs))[1])
+    ours = batch_gradient(problem, state.x, clips, pairs)
+    check_equal(loop.gradient(state.x, on_host, pairs), ours)
 
     def measure(count: int, how: str) -> float:
         started = time.perf_counter()
         reached = state
         if how == "compiled":
             for call in range(count // _SESSION):
-                reached, _ = session(reached, on_device, call)
+                reached, _ = session(reached, clips, call)
             jax.block_until_ready(reached)
         else:
             x, optimiser = state.x, state.optimiser
             for _ in range(count):
-                gradient = loop.gradient(x, clips, rng.integers(0, _QUEUE, _BATCH))
+                gradient = loop.gradient(x, on_host, rng.integers(0, _QUEUE, _BATCH))
                 x, optimiser = step(x, optimiser, gradient)
             jax.block_until_ready(x)
         return time.perf_counter() - started

@@ -28,9 +28,9 @@ class Row:
     @property
     def ratios(self) -> list[float]:
         """Ours over the peer's of the same round, so that a machine that drifts moves both."""
-        return (
-            [a / b for a, b in zip(self.our_rates, self.peer_rates, strict=True)] if self.peer_rates else []
-        )
+        if not self.peer_rates:
+            return []
+        return [ours / peer for ours, peer in zip(self.our_rates, self.peer_rates, strict=True)]
 
 
 def measure(

@@ -16,10 +16,7 @@ _FUSED = (1, 8, 32)
 
 
 def subject(quick: bool) -> Subject:
-    ours = [
-        Side(f"rewardsmith, {k} a call", ("benchmarks.sac_learner",), {"fused": k}, multiple=k)
-        for k in _FUSED
-    ]
+    ours = [Side(f"rewardsmith, {k} a call", (__name__,), {"fused": k}, multiple=k) for k in _FUSED]
     sb3 = Side("stable-baselines3", ("benchmarks.peers", "sb3", "learner"), {"fused": 1}, home=PEERS)
     sbx = [
         Side(f"sbx, {k} a call", ("benchmarks.peers", "sbx", "learner"), {"fused": k}, k, PEERS)

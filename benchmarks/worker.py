@@ -111,7 +111,10 @@ def _main(core: str, module: str, *arguments: str) -> None:
     measure = program.build(*arguments)
     answer(ready={name: importlib.metadata.version(name) for name in program.PACKAGES})
     for line in sys.stdin:
-        answer(result=measure(**json.loads(line)["measure"]))
+        result = measure(**json.loads(line)["measure"])
+        if core != "none" and os.sched_getaffinity(0) != {int(core)}:
+            sys.exit(f"something else moved this process away from core {core}: the ratio would mean nothing")
+        answer(result=result)
 
 
 if __name__ == "__main__":

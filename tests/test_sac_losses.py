@@ -1,4 +1,4 @@
-"""Soft actor-critic: losses against hand-computed values, densities against integrals, one update in detail."""
+"""Soft actor-critic: losses by hand, densities against integrals, one update in detail."""
 
 from functools import partial
 

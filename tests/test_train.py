@@ -231,7 +231,7 @@ def test_what_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path
             self.leader = jax.tree.map(lambda leaf: leaf * np.nan, self.leader)
 
     monkeypatch.setattr(_Training, "_session", spoil)
-    with pytest.raises(InputError, match="is not finite at step"):
+    with pytest.raises(InputError, match="not finite"):
         train(settings(env="Pendulum-v1", method="drlhf"), tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").checkpoints()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from .._core import write_atomically
+from .._core.serialise import writing
 from .clips import Clips
 
 
@@ -92,5 +92,5 @@ class ComparisonQueue:
                 clip = self._arrays[name][order, side, : self.horizon]
                 flat = clip.reshape(len(order), clip[0].size if len(order) else 0).astype(np.float32)
                 columns[f"{word}_{name}"] = pl.Series(flat.tolist(), dtype=pl.List(pl.Float32))
-        with write_atomically(path) as temporary:
+        with writing(path) as temporary:
             pl.DataFrame(columns).write_parquet(temporary)

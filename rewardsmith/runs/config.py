@@ -43,8 +43,8 @@ class TrainConfig:
     second_term_weight: float = 1.0
     """sobirl only: weight of the second term; 1 is the hyper-gradient, 0 is drlhf."""
     second_term_bound: float | None = 1.0
-    """sobirl only: the second term is scaled down to at most so many times the norm of the first; none
-    leaves it as it is."""
+    """sobirl only: before it is weighed, the second term is scaled down to at most so many times the norm
+    of the first; none leaves it as it is, and its noise may carry the reward away."""
     suffix_length: int = 100
     """suffix only: steps of the trajectory used behind each clip."""
     clip_length: int = 25
@@ -61,7 +61,8 @@ class TrainConfig:
     leader_steps: int = 50
     """Gradient steps on the reward in one session."""
     leader_warmup_steps: int = 400
-    """Gradient steps on the first comparisons, before the policy learns; first term only."""
+    """Gradient steps on the first comparisons, before the policy learns; first term only. Done in whole
+    sessions of --leader-steps."""
     leader_batch_size: int = 64
     """Comparisons in a gradient step on the reward."""
     recent_batch_size: int = 32
@@ -88,7 +89,8 @@ class TrainConfig:
     updates_per_step: float = 1.0
     """Updates of the policy for each environment step."""
     learning_starts: int | None = None
-    """Steps of uniformly random actions first; none means 5 % of all steps, at most 10,000."""
+    """Steps of uniformly random actions first; none means 5 % of all steps, at most 10,000, and at least
+    one clip in each environment."""
     replay: int = 1_000_000
     """Transitions kept."""
 
@@ -113,7 +115,7 @@ class TrainConfig:
                 raise InputError(
                     f"--{_flag(name)} is {getattr(self, name)}: give a whole number of at least 1"
                 )
-        for name in ("seed", "suffix_length", "leader_warmup_steps"):
+        for name in ("seed", "suffix_length"):
             if getattr(self, name) < 0:
                 raise InputError(
                     f"--{_flag(name)} is {getattr(self, name)}: give 0 or a positive whole number"
@@ -132,6 +134,11 @@ class TrainConfig:
             raise InputError("--hidden and --reward-hidden need widths of at least 1")
         if self.learning_starts is not None and not 1 <= self.learning_starts < self.steps:
             raise InputError(f"--learning-starts must lie between 1 and --steps, got {self.learning_starts}")
+        if self.learns_reward and not self.num_envs * self.clip_length <= self.random_steps < self.steps:
+            raise InputError(
+                f"--learning-starts is {self.random_steps}: give at least --num-envs × --clip-length "
+                f"({self.num_envs * self.clip_length}) and less than --steps ({self.steps})"
+            )
         if self.learns_reward and self.comparisons < 1:
             raise InputError(f"--comparisons is {self.comparisons}: {self.method} needs at least 1")
 
@@ -145,7 +152,7 @@ class TrainConfig:
         """Steps of random actions at the start: `learning_starts`, or its default."""
         if self.learning_starts is not None:
             return self.learning_starts
-        return max(1, min(10_000, self.steps // 20))
+        return max(self.num_envs * self.clip_length, min(10_000, self.steps // 20))
 
     @property
     def updates_per_iteration(self) -> int:
@@ -171,7 +178,8 @@ class TrainConfig:
 
 
 _AT_LEAST_ONE = (
-    "steps num_envs clip_length queue leader_every leader_steps leader_batch_size recent_batch_size recent "
+    "steps num_envs clip_length queue leader_every leader_steps leader_warmup_steps "
+    "leader_batch_size recent_batch_size recent "
     "ensemble batch_size replay eval_every eval_episodes checkpoint_every"
 ).split()
 _POSITIVE = (

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -35,12 +36,13 @@ from ..bilevel import (
     lead,
 )
 from ..envs import EnvSpec
-from ..preferences import BradleyTerryTeacher, Oracle, Teacher, agreement
+from ..preferences import BradleyTerryTeacher, Clips, Oracle, Teacher, agreement
 from ..problem import BilevelProblem, PreferenceLoss, SimulatedWorld
 from ..rewards import RewardEnsemble
 from .config import TrainConfig
 
 _NORMALISATION_BATCH = 4096
+_JUDGED_TOGETHER = 64
 
 
 def _reward(x: RewardEnsemble, observation: Array, action: Array) -> Array:
@@ -156,6 +158,22 @@ class Experiment:
         capacity = max(min(config.replay, config.steps), config.num_envs)
         replay = empty_replay(capacity, size, action_size, with_true_reward=not config.learns_reward)
         return follower, replay, leader
+
+    def accuracy(self, x: RewardEnsemble, first: Clips, second: Clips, label: np.ndarray) -> float | None:
+        """Share of the answered pairs whose answer x predicts; None where all are ties or unanswered."""
+        told = ~np.isnan(label) & (label != 0.5)
+        if not told.any():
+            return None
+        # Padded with ties, which do not count, so that few different sizes are ever compiled.
+        size = -len(label) % _JUDGED_TOGETHER
+        horizon = self.config.clip_length
+        pairs = [
+            np.stack([getattr(clip, name)[:, :horizon] for clip in (first, second)], axis=1)
+            for name in ("observations", "actions")
+        ]
+        padded = [np.pad(array, [(0, size)] + [(0, 0)] * (array.ndim - 1)) for array in pairs]
+        answers = np.pad(np.where(told, label, 0.5), (0, size), constant_values=0.5)
+        return float(self.judge(x, *padded, answers.astype(np.float32)))
 
     def _learn(
         self,

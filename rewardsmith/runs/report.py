@@ -81,8 +81,8 @@ def _headlines(metrics: pl.DataFrame, config: Mapping[str, Any]) -> list[tuple[s
     if (value := _last(metrics, "true_return")) is not None:
         spread = _last(metrics, "true_return_std")
         lines.append((_number(value), "true return", _beside(spread)))
-    if (value := _last(metrics, "preference_accuracy")) is not None:
-        lines.append((f"{value:.1%}", "preference accuracy", "of fresh comparisons"))
+    if (value := _recent_accuracy(metrics)) is not None:
+        lines.append((f"{value:.1%}", "preference accuracy", "of fresh comparisons, second half"))
     if value := _last(metrics, "comparisons"):
         lines.append((f"{value:,}", "comparisons", _of(config.get("comparisons"))))
     if (value := _last(metrics, "step")) is not None:
@@ -90,6 +90,17 @@ def _headlines(metrics: pl.DataFrame, config: Mapping[str, Any]) -> list[tuple[s
     if value := _last(metrics, "seconds"):
         lines.append((_duration(value), "wall time", f"{(_last(metrics, 'step') or 0) / value:,.0f} steps/s"))
     return lines
+
+
+def _recent_accuracy(metrics: pl.DataFrame) -> float | None:
+    """Accuracy over the second half of the run, each session weighed by the pairs it asked: one is few."""
+    asked = (
+        metrics.filter(pl.col("kind") == "leader")
+        .with_columns(pairs=pl.col("comparisons").diff().fill_null(pl.col("comparisons")))
+        .filter(pl.col("preference_accuracy").is_not_null() & (pl.col("step") * 2 >= pl.col("step").max()))
+    )
+    pairs = asked["pairs"].sum()
+    return float((asked["preference_accuracy"] * asked["pairs"]).sum() / pairs) if pairs else None
 
 
 def _number(value: float) -> str:

@@ -214,21 +214,16 @@ class _Training:
         """Ask for the comparisons that are due; how many of the answers the reward foresaw."""
         assert self.queue is not None and self.trajectories is not None and self.leader is not None
         config = self.config
-        due = comparisons_due(self.step, config.steps, config.comparisons) - self.queue.total
+        last_session = config.steps // config.leader_every * config.leader_every
+        due = comparisons_due(self.step, last_session, config.comparisons) - self.queue.total
         if due <= 0:
             return None
         rng, horizon, further = self._rng(_CLIPS), config.clip_length, self.queue.further
         first = self.trajectories.sample(due, horizon, further, rng)
         second = self.trajectories.sample(due, horizon, further, rng)
         label = self.experiment.teacher.answer(first.true_reward, second.true_reward, rng)
-        pairs = [
-            np.stack([getattr(clip, name)[:, :horizon] for clip in (first, second)], axis=1)
-            for name in ("observations", "actions")
-        ]
         self.queue.append(first, second, label, self.step)
-        if (label == 0.5).all():
-            return None
-        return float(self.experiment.judge(self.leader.x, *pairs, label.astype(np.float32)))
+        return self.experiment.accuracy(self.leader.x, first, second, label)
 
     # ---- what is seen and kept ------------------------------------------------------------------
 
@@ -311,6 +306,11 @@ class _Training:
         path, skipped = self.folder.latest_valid_checkpoint()
         for line in skipped:
             print(line)
+        if path is None and skipped:
+            raise InputError(
+                f"every checkpoint in {self.folder.path} is damaged: keep the folder for its metrics and "
+                "start anew with another --out"
+            )
         if path is None:
             print(f"no checkpoint in {self.folder.path} yet: starting it anew")
             return

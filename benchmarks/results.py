@@ -1,0 +1,86 @@
+"""The table of docs/results.md, from run folders: `python -m benchmarks.results RUN... [--reference FILE]`.
+
+The runs come from `make results`. Each method's row is the mean over seeds of the true return at a common
+step, with the 95 % bootstrap interval over seeds, and the mean preference accuracy of the last fresh
+comparisons; below it every seed. `--reference` adds rows of another library's own evaluation, one JSON
+object a line: env, steps, seed, mean.
+"""
+
+import argparse
+import json
+import os
+import platform
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rewardsmith.runs.folder import RunFolder
+from rewardsmith.runs.metrics import read_metrics
+from rewardsmith.runs.plot import method_label
+from rewardsmith.runs.statistics import mean_interval
+
+
+def at_step(run: RunFolder, step: int) -> tuple[float, float | None]:
+    """True return of the evaluation nearest `step`, and accuracy over the comparisons asked up to it."""
+    rows = read_metrics(run.path).filter(pl.col("step") <= step + run.config["num_envs"])
+    evaluations = rows.filter(pl.col("kind") == "eval")
+    leader = rows.filter((pl.col("kind") == "leader") & pl.col("preference_accuracy").is_not_null())
+    # Accuracy of one session is that of a few pairs: weigh the second half of the run by pairs asked.
+    asked = leader.with_columns(pairs=pl.col("comparisons").diff()).filter(pl.col("step") > step / 2)
+    accuracy = None
+    if asked.height and asked["pairs"].sum():
+        accuracy = float((asked["preference_accuracy"] * asked["pairs"]).sum() / asked["pairs"].sum())
+    return float(evaluations["true_return"][-1]), accuracy
+
+
+def row(label: str, step: int, returns: list[float], accuracies: list[float | None]) -> str:
+    """One line of the table."""
+    values = np.array(returns)[:, None]
+    mean, low, high = mean_interval(values)
+    interval = "–" if low is None or high is None else f"{low[0]:,.0f} … {high[0]:,.0f}"
+    known = [value for value in accuracies if value is not None]
+    accuracy = f"{np.mean(known):.0%}" if known else "–"
+    seeds = ", ".join(f"{value:,.0f}" for value in returns)
+    return f"| {label} | {step:,} | {mean[0]:,.0f} | {interval} | {accuracy} | {seeds} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--reference", type=Path)
+    arguments = parser.parse_args()
+    groups: dict[str, list[RunFolder]] = defaultdict(list)
+    for path in arguments.runs:
+        run = RunFolder.open(path)
+        groups[method_label(run.config)].append(run)
+    common = min(run.config["steps"] for runs in groups.values() for run in runs)
+    lines = [
+        "| method | steps | mean true return | 95 % interval of the mean | preference accuracy | each seed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for label, runs in sorted(groups.items()):
+        runs.sort(key=lambda run: run.config["seed"])
+        for step in sorted({common, min(run.config["steps"] for run in runs)}):
+            found = [at_step(run, step) for run in runs]
+            lines.append(row(label, step, [r for r, _ in found], [a for _, a in found]))
+    if arguments.reference is not None:
+        entries = [json.loads(line) for line in arguments.reference.read_text().splitlines() if line.strip()]
+        env = next(iter(groups.values()))[0].config["env"]
+        found = sorted(
+            (entry["seed"], entry["steps"], entry["mean"]) for entry in entries if entry["env"] == env
+        )
+        if found:
+            means = [mean for _, _, mean in found]
+            lines.append(row("Stable-Baselines3 SAC", found[0][1], means, [None] * len(means)))
+    some = next(iter(groups.values()))[0].config
+    versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
+    print("\n".join(lines))
+    print(
+        f"\n{some['env']}; {platform.machine()}, {os.cpu_count()} cores, one pinned to each run; {versions}."
+    )
+
+
+if __name__ == "__main__":
+    main()
