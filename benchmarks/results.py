@@ -13,9 +13,11 @@ import platform
 from collections import defaultdict
 from pathlib import Path
 
+import imageio.v2 as imageio
 import numpy as np
 import polars as pl
 
+from rewardsmith._core import write_atomically
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.metrics import read_metrics
 from rewardsmith.runs.plot import method_label
@@ -46,11 +48,25 @@ def row(label: str, step: int, returns: list[float], accuracies: list[float | No
     return f"| {label} | {step:,} | {mean[0]:,.0f} | {interval} | {accuracy} | {seeds} |"
 
 
+def film_strip(film: Path, picture: Path, count: int = 8) -> None:
+    """`count` pictures of a film, evenly spaced over its second and third second, in two rows."""
+    with imageio.get_reader(film) as reader:
+        fps = reader.get_meta_data()["fps"]
+        chosen = [reader.get_data(int(at)) for at in np.linspace(fps, 3 * fps, count)]
+    rows = [np.hstack(chosen[: count // 2]), np.hstack(chosen[count // 2 :])]
+    small = np.vstack(rows)[::2, ::2]
+    with write_atomically(picture) as temporary:
+        imageio.imwrite(temporary, small)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--reference", type=Path)
+    parser.add_argument("--strip", type=Path, help="write pictures of the first run's film to this PNG")
     arguments = parser.parse_args()
+    if arguments.strip is not None:
+        film_strip(RunFolder.open(arguments.runs[0]).film_path, arguments.strip)
     groups: dict[str, list[RunFolder]] = defaultdict(list)
     for path in arguments.runs:
         run = RunFolder.open(path)

@@ -47,22 +47,22 @@ def measure(
     versions: dict[str, dict[str, str]] = {}
     with ExitStack() as living:
         workers: dict[tuple[str, ...], Worker] = {}
+        counts: dict[str, int] = {}
         for side in subject.sides:
             python = pythons[side.home]
-            if python is None or side.program in workers:
+            if python is None:
                 continue
-            say(f"{subject.name}: starting {side.label}")
+            say(f"{subject.name}: warming up {side.label}")
             try:
-                worker = living.enter_context(Worker(python, core, side.program))
+                if side.program not in workers:
+                    workers[side.program] = living.enter_context(Worker(python, core, side.program))
+                    versions.setdefault(side.home, {}).update(workers[side.program].versions)
+                counts[side.label] = _count(workers[side.program], side, subject.seconds)
             except WorkerError as error:
                 if side.home == OURS:
                     raise
                 say(f"{subject.name}: {side.label} is absent: {error}")
-                continue
-            workers[side.program] = worker
-            versions.setdefault(side.home, {}).update(worker.versions)
-        sides = [side for side in subject.sides if side.program in workers]
-        counts = {side.label: _count(workers[side.program], side, subject.seconds) for side in sides}
+        sides = [side for side in subject.sides if side.label in counts]
         rates: dict[str, list[float]] = {side.label: [] for side in subject.sides}
         for number in range(1, subject.rounds + 1):
             for side in sides:

@@ -4,6 +4,7 @@ One JSON object a line. The child says ``{"ready": versions}`` once it is warm; 
 it answers ``{"result": ...}``. Standard library only: peers run it in their own environment.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
@@ -47,15 +48,18 @@ class Worker:
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
         }
-        self._process = subprocess.Popen(
-            [str(python), "-m", "benchmarks.worker", "none" if core is None else str(core), *program],
-            cwd=self._folder.name,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [str(python), "-m", "benchmarks.worker", "none" if core is None else str(core), *program],
+                cwd=self._folder.name,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+            )
+        except OSError as error:
+            raise WorkerError(f"cannot start {python}: {error.strerror}") from error
         try:
             self.versions: dict[str, str] = self._answer("ready")
         except BaseException:
@@ -65,8 +69,10 @@ class Worker:
     def measure(self, **options: Any) -> Any:
         """What the program's measure(**options) returns: seconds, unless it says otherwise."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"measure": options}) + "\n")
-        self._process.stdin.flush()
+        # A child that has ended says why in `_answer`.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps({"measure": options}) + "\n")
+            self._process.stdin.flush()
         return self._answer("result")
 
     def close(self) -> None:
@@ -75,7 +81,8 @@ class Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         self._errors.close()
         self._folder.cleanup()
 

@@ -1,6 +1,7 @@
 """Environments through Gymnasium, tables as environments, names, seals and films."""
 
 import gc
+import importlib
 
 import gymnasium
 import imageio.v3 as imageio
@@ -365,3 +366,22 @@ def test_film_that_cannot_be_made_leaves_the_old_one(tmp_path):
     with pytest.raises(ZeroDivisionError):
         film("Pendulum-v1", lambda _: 1 // 0, path, seed=0)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_film_follows_a_robot_that_runs_away():
+    # `rewardsmith.envs.film` is the function of that name.
+    film_module = importlib.import_module("rewardsmith.envs.film")
+    env = film_module._make_drawable("HalfCheetah-v5", (160, 120))
+    with film_module._windowless():
+        env.reset(seed=0)
+        body = env.unwrapped
+        pictures = []
+        for distance in (0.0, 30.0):
+            position = body.data.qpos.copy()
+            position[0] = distance
+            body.set_state(position, body.data.qvel.copy())
+            pictures.append(film_module._draw("HalfCheetah-v5", env).astype(int))
+        env.close()
+    # The robot is the only thing that is brown; sky and floor are grey and green.
+    brown = [int(((p[..., 0] > p[..., 1] + 10) & (p[..., 1] > p[..., 2] + 10)).sum()) for p in pictures]
+    assert brown[0] > 50 and brown[1] > 50, brown

@@ -295,9 +295,8 @@ class ScaledReward(eqx.Module):
         return self.scale * jnp.sum(transition.observation)
 
 
-def test_update_uses_the_reward_of_now_and_compiles_once():
-    sac = SAC(hidden=(8,), batch_size=16)
-    state = sac.init(OBSERVATION, ACTION, key=jax.random.key(0))
+def test_update_uses_the_reward_of_now_and_compiles_once(agent):
+    sac, state = agent
     replay = add(empty_replay(32, OBSERVATION, ACTION), batch_of(32)[0])
     traces = []
 
@@ -316,7 +315,7 @@ def test_update_uses_the_reward_of_now_and_compiles_once():
 
     # The same batches and noise, one update at a time: nothing else goes on inside.
     batch_key, noise_key = jax.random.split(jax.random.key(1))
-    batches, noise = sample(replay, batch_key, (3, 16)), jax.random.normal(noise_key, (3, 16, 2, ACTION))
+    batches, noise = sample(replay, batch_key, (3, 4)), jax.random.normal(noise_key, (3, 4, 2, ACTION))
     one = state
     for index in range(3):
         batch = jax.tree.map(lambda leaf, i=index: leaf[i], batches)

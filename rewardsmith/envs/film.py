@@ -18,6 +18,7 @@ from .gymnasium_env import make_single, read_spec, to_native
 
 # Hopper takes 125 steps a second: more pictures than a screen shows.
 _FPS = 30
+_FOLLOWING_CAMERA = "track"
 
 
 def film(
@@ -73,12 +74,20 @@ def _make_drawable(env_id: str, size: tuple[int, int]) -> gymnasium.Env:
     probe = make_single(env_id)
     is_mujoco = hasattr(probe.unwrapped, "mujoco_renderer")
     modes = probe.metadata.get("render_modes") or []
-    probe.close()
     if "rgb_array" not in modes:
         raise InputError(f"{env_id} draws no pictures: skip the film")
     width, height = size
-    kwargs = {"width": width, "height": height} if is_mujoco else {}
+    kwargs: dict[str, Any] = {"width": width, "height": height} if is_mujoco else {}
+    # Gymnasium's default camera stands still, and a robot that runs is out of the picture in two seconds.
+    if is_mujoco and _FOLLOWING_CAMERA in _cameras(probe):
+        kwargs["camera_name"] = _FOLLOWING_CAMERA
+    probe.close()
     return make_single(env_id, render_mode="rgb_array", **kwargs)
+
+
+def _cameras(env: gymnasium.Env) -> set[str]:
+    model = getattr(env.unwrapped, "model")  # noqa: B009 (only MuJoCo's tasks have one)
+    return {model.camera(index).name for index in range(model.ncam)}
 
 
 def _draw(env_id: str, env: gymnasium.Env) -> np.ndarray:
