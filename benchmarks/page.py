@@ -59,7 +59,7 @@ def render(subjects: list[Subject], rows: list[Row], shares: dict[str, float], w
     ]
     for home, versions in where.versions.items():
         told = ", ".join(f"{name} {version}" for name, version in versions.items())
-        lines.append(f"* {home}: {told} (Python {platform.python_version()})")
+        lines.append(f"* {home}: {told}")
     for subject in subjects:
         lines += ["", f"## {subject.title}", "", f"{subject.how} {subject.rounds} rounds.", ""]
         lines += [

@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import platform
 import select
 import subprocess
 import sys
@@ -116,7 +117,8 @@ def _main(core: str, module: str, *arguments: str) -> None:
 
     program = importlib.import_module(module)
     measure = program.build(*arguments)
-    answer(ready={name: importlib.metadata.version(name) for name in program.PACKAGES})
+    versions = {name: importlib.metadata.version(name) for name in program.PACKAGES}
+    answer(ready={"Python": platform.python_version()} | versions)
     for line in sys.stdin:
         result = measure(**json.loads(line)["measure"])
         if core != "none" and os.sched_getaffinity(0) != {int(core)}:
