@@ -29,7 +29,7 @@ system:
 
 demo: setup
 	@if [ -f $(DEMO)/config.json ]; then $(BIN)/rewardsmith train --resume $(DEMO); \
-	else $(BIN)/rewardsmith train --env HalfCheetah-v5 --method sobirl --steps 60000 --comparisons 700 --out $(DEMO); fi
+	else $(BIN)/rewardsmith train --env HalfCheetah-v5 --method sobirl --steps 50000 --comparisons 700 --out $(DEMO); fi
 
 test: setup
 	$(BIN)/python -m pytest -q
