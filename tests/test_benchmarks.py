@@ -2,15 +2,12 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import polars as pl
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import end_to_end, environments, page, reward_model, rounds, sac_learner
 from benchmarks.rounds import Row

@@ -200,7 +200,7 @@ def test_suffix_is_the_hypergradient(suffix_estimates):
 
 
 def test_suffix_error_falls_with_the_root_of_the_budget(suffix_estimates):
-    sizes = np.array([1, 8, 64, 512])
+    sizes = np.array([1, 4, 16, 64])
     errors = [
         np.sqrt(np.mean((suffix_estimates.reshape(-1, size, 4).mean(axis=1) - SECOND) ** 2)) for size in sizes
     ]
