@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import polars as pl
 from markupsafe import Markup
 
@@ -99,8 +100,8 @@ def _recent_accuracy(metrics: pl.DataFrame) -> float | None:
         .with_columns(pairs=pl.col("comparisons").diff().fill_null(pl.col("comparisons")))
         .filter(pl.col("preference_accuracy").is_not_null() & (pl.col("step") * 2 >= pl.col("step").max()))
     )
-    pairs = asked["pairs"].sum()
-    return float((asked["preference_accuracy"] * asked["pairs"]).sum() / pairs) if pairs else None
+    pairs = asked["pairs"].to_numpy()
+    return float(np.average(asked["preference_accuracy"].to_numpy(), weights=pairs)) if pairs.sum() else None
 
 
 def _number(value: float) -> str:
