@@ -113,6 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0, or 2 for bad input (one line on standard error), 130 if interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without × or τ shows a question mark, not a UnicodeEncodeError.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     given = [argument for argument in given if argument != "--debug"]
     if given == ["--version"]:
         print(f"rewardsmith {importlib.metadata.version('rewardsmith')}")
@@ -157,9 +161,12 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
 
 
 def _one_line(box: str) -> str:
-    """The words of the parser's framed message, without the frame and its pointer to --help."""
-    lines = [line.strip(" │") for line in box.splitlines() if line.startswith("│")]
-    words = [line for line in lines if line and "───" not in line and "full helptext" not in line]
+    """The words of the parser's framed message, without title, frame and its pointer to --help.
+
+    Where the terminal's encoding has no frame characters the parser draws none, or dashes.
+    """
+    title_and_body = [line.strip(" │|") for line in box.splitlines()]
+    words = [line for line in title_and_body[1:] if line.strip("─-+╭╮╰╯ ") and "full helptext" not in line]
     text = " ".join(words) or "the command was not understood"
     # A setting that its own check refused comes with the parser's name of the dataclass before it.
     text = re.sub(r"^Error parsing __tyro\S+: ", "", text).split(" Argument helptext:")[0]
