@@ -1,9 +1,9 @@
 """The table of docs/results.md, from run folders: `python -m benchmarks.results RUN... [--reference FILE]`.
 
 The runs come from `make results`. Each method's row is the mean over seeds of the true return at a common
-step, with the 95 % bootstrap interval over seeds, and the mean preference accuracy of the last fresh
-comparisons; below it every seed. `--reference` adds rows of another library's own evaluation, one JSON
-object a line: env, steps, seed, mean.
+step, with the 95 % bootstrap interval over seeds (of three seeds nearly their range), and the preference
+accuracy on the fresh comparisons of the second half of the steps; behind it every seed. `--reference` adds
+rows of another library's own evaluation, one JSON object a line: env, steps, seed, mean.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rewardsmith.runs.statistics import mean_interval
 
 
 def at_step(run: RunFolder, step: int) -> tuple[float, float | None]:
-    """True return of the evaluation nearest `step`, and accuracy over the comparisons asked up to it."""
+    """The last true return by `step`, and the accuracy on what was asked in the second half up to it."""
     rows = read_metrics(run.path).filter(pl.col("step") <= step + run.config["num_envs"])
     evaluations = rows.filter(pl.col("kind") == "eval")
     leader = rows.filter((pl.col("kind") == "leader") & pl.col("preference_accuracy").is_not_null())

@@ -167,3 +167,16 @@ def check_state(env_id: str, state: dict[str, np.ndarray], shapes: dict[str, tup
     found = {name: np.shape(array) for name, array in state.items()}
     if found != shapes:
         raise InputError(f"the stored state does not fit {env_id}: it holds {found}, needed is {shapes}")
+
+
+def out_of_time(spec: EnvSpec, elapsed: np.ndarray) -> np.ndarray:
+    """(N,) whether the time limit has been reached after `elapsed` steps; never where there is none."""
+    limit = spec.max_episode_steps
+    return np.zeros(len(elapsed), bool) if limit is None else elapsed >= limit
+
+
+def put_back(env_id: str, arrays: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> None:
+    """Write `state` into the living `arrays` of an environment, all of them or, if they do not fit, none."""
+    check_state(env_id, state, {name: array.shape for name, array in arrays.items()})
+    for name, array in arrays.items():
+        array[:] = state[name]

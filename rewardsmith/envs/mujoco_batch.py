@@ -10,7 +10,16 @@ from mujoco.batch import Batch
 from .._core import InputError, TrueReward
 from . import _rng, mujoco_tasks
 from ._mujoco import mujoco, quiet_deprecations
-from .base import EnvSpec, StepResult, VectorEnv, check_num_envs, check_state, env_seeds, not_started
+from .base import (
+    EnvSpec,
+    StepResult,
+    VectorEnv,
+    check_num_envs,
+    env_seeds,
+    not_started,
+    out_of_time,
+    put_back,
+)
 
 
 class MujocoBatchEnv(VectorEnv):
@@ -86,7 +95,7 @@ class MujocoBatchEnv(VectorEnv):
             healthy = self._task.healthy(self._qpos, self._qvel)
         reward = mujoco_tasks.reward(self._task, x_velocity, healthy, actions)
         terminated = ~healthy
-        truncated = self._out_of_time() & healthy
+        truncated = out_of_time(self.spec, self._elapsed) & healthy
         next_observation = self._observe()
 
         observation = next_observation.copy()
@@ -104,10 +113,7 @@ class MujocoBatchEnv(VectorEnv):
 
     def set_state(self, state: dict[str, np.ndarray]) -> np.ndarray:
         """See `VectorEnv.set_state`."""
-        arrays = self._arrays()
-        check_state(self.spec.env_id, state, {name: array.shape for name, array in arrays.items()})
-        for name, array in arrays.items():
-            array[:] = state[name]
+        put_back(self.spec.env_id, self._arrays(), state)
         self._started = True
         return self._observe()
 
@@ -119,10 +125,6 @@ class MujocoBatchEnv(VectorEnv):
 
     def _observe(self) -> np.ndarray:
         return mujoco_tasks.observation(self._task, self._qpos, self._qvel)
-
-    def _out_of_time(self) -> np.ndarray:
-        limit = self.spec.max_episode_steps
-        return np.zeros(self.num_envs, bool) if limit is None else self._elapsed >= limit
 
     def _begin_episodes(self, ids: np.ndarray) -> None:
         self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)

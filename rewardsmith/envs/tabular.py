@@ -5,7 +5,16 @@ from typing import Any
 import numpy as np
 
 from .._core import InputError, TrueReward
-from .base import EnvSpec, StepResult, VectorEnv, check_num_envs, check_state, env_seeds, not_started
+from .base import (
+    EnvSpec,
+    StepResult,
+    VectorEnv,
+    check_num_envs,
+    env_seeds,
+    not_started,
+    out_of_time,
+    put_back,
+)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -92,9 +101,7 @@ class TabularEnv(VectorEnv):
         )
         next_state = np.where(terminated, self._state, moved)
         self._elapsed += 1
-        limit = self.spec.max_episode_steps
-        out_of_time = np.zeros(self.num_envs, bool) if limit is None else self._elapsed >= limit
-        truncated = out_of_time & ~terminated
+        truncated = out_of_time(self.spec, self._elapsed) & ~terminated
 
         self._state = next_state.copy()
         ended = np.flatnonzero(terminated | truncated)
@@ -111,10 +118,7 @@ class TabularEnv(VectorEnv):
 
     def set_state(self, state: dict[str, np.ndarray]) -> np.ndarray:
         """See `VectorEnv.set_state`."""
-        arrays = self._arrays()
-        check_state(self.spec.env_id, state, {name: array.shape for name, array in arrays.items()})
-        for name, array in arrays.items():
-            array[:] = state[name]
+        put_back(self.spec.env_id, self._arrays(), state)
         self._started = True
         return self._state.copy()
 

@@ -68,23 +68,19 @@ def make_leader(config: TrainConfig) -> Leader | None:
     optimiser = optax.adam(config.reward_learning_rate)
     if config.method == "drlhf":
         return DRLHF(optimiser)
-    if config.method == "sobirl" and config.estimator == "one-step":
-        return SoBiRL(
-            optimiser,
-            estimator=OneStep(),
-            baseline=ConstantBaseline(),
-            weight=config.second_term_weight,
-            bound=config.second_term_bound,
-        )
-    if config.method == "sobirl":
-        return SoBiRL(
-            optimiser,
-            estimator=Suffix(config.suffix_length),
-            baseline=LinearBaseline(),
-            weight=config.second_term_weight,
-            bound=config.second_term_bound,
-        )
-    return None
+    if config.method == "sac":
+        return None
+    if config.estimator == "one-step":
+        estimator, baseline = OneStep(), ConstantBaseline()
+    else:
+        estimator, baseline = Suffix(config.suffix_length), LinearBaseline()
+    return SoBiRL(
+        optimiser,
+        estimator=estimator,
+        baseline=baseline,
+        weight=config.second_term_weight,
+        bound=config.second_term_bound,
+    )
 
 
 def make_teacher(config: TrainConfig) -> Teacher:

@@ -19,7 +19,7 @@ from ..agents import Transition
 from ..envs import StepResult, make
 from ..preferences import ComparisonQueue, Trajectories, comparisons_due
 from .config import TrainConfig
-from .evaluate import Evaluation, evaluate
+from .evaluate import evaluate
 from .experiment import Experiment
 from .folder import RunFolder
 from .metrics import Metrics
@@ -227,7 +227,7 @@ class _Training:
 
     # ---- what is seen and kept ------------------------------------------------------------------
 
-    def _evaluate(self) -> Evaluation:
+    def _evaluate(self) -> None:
         result = evaluate(self.follower.policy, self.eval_env, int(self._rng(_EVALUATE).integers(2**31)))
         mean = float(result.returns.mean())
         self._record(
@@ -238,7 +238,6 @@ class _Training:
         )
         self.metrics.flush()
         self.progress.update(self.step, true_return=mean)
-        return result
 
     def _record_learner(self, stats: Any) -> None:
         self._check_finite("the critic's loss", stats.critic_loss)
