@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from ._core import InputError
-from .mdp import MDP
+from .mdp import MDP, Regulariser, Shannon, Transition
 from .preferences import bradley_terry
 
 RewardAt = Callable[[Any, Any], Array]
@@ -130,6 +130,9 @@ class BilevelProblem(eqx.Module, Generic[World]):
         upper_loss: f as (x, policy (S, A)) -> scalar, MDP only; or a `ClipLoss`.
         temperature: τ > 0 of the follower, in units of reward; "auto" lets a deep follower tune its own,
             simulators only.
+        regulariser: Ω of the follower, MDP only; None: negative entropy, `Shannon()`.
+        transition: x -> P, in the form of `world.transition`, where the leader moves the world too; MDP only.
+            None: it does not.
 
     x is any pytree. Make a problem once and keep it: functions are told apart by identity, so a new lambda
     compiles anew.
@@ -142,6 +145,8 @@ class BilevelProblem(eqx.Module, Generic[World]):
     reward: Callable[..., Array]
     upper_loss: ClipLoss | Callable[[Any, Any], Array]
     temperature: Array | Literal["auto"]
+    regulariser: Regulariser
+    transition: Callable[[Any], Any] | None
 
     def __init__(
         self,
@@ -149,13 +154,36 @@ class BilevelProblem(eqx.Module, Generic[World]):
         reward: Callable[..., Array],
         upper_loss: ClipLoss | Callable[[Any, Any], Array],
         temperature: ArrayLike | Literal["auto"],
+        *,
+        regulariser: Regulariser | None = None,
+        transition: Callable[[Any], Any] | None = None,
     ):
         if not isinstance(world, MDP | SimulatedWorld):
             raise InputError(f"world is a {type(world).__name__}; give an MDP or a SimulatedWorld")
         if isinstance(world, SimulatedWorld) and not isinstance(upper_loss, ClipLoss):
             raise InputError("a simulator has no policy table; give a ClipLoss as upper_loss")
+        if isinstance(world, SimulatedWorld) and (regulariser is not None or transition is not None):
+            raise InputError("regulariser and transition are for an MDP; leave them out on a simulator")
         self.world, self.reward, self.upper_loss = world, reward, upper_loss
+        self.regulariser, self.transition = regulariser or Shannon(), transition
         self.temperature = _checked_temperature(world, temperature)
+
+    @property
+    def tau(self) -> Array:
+        """τ as a number, for methods that need one.
+
+        Raises:
+            InputError: the follower tunes its own.
+        """
+        if isinstance(self.temperature, str):
+            raise InputError('temperature is "auto"; give this method a number, such as 0.1')
+        return self.temperature
+
+    def world_at(self, x: PyTree) -> World:
+        """The world that the leader's x makes: `world`, with P(x) where the leader moves it."""
+        if self.transition is None:
+            return self.world
+        return moved_world(self.world, self.transition(x))  # pyright: ignore
 
     def reward_at(self, x: PyTree, observation: Any, action: Any) -> Float[Array, ""]:
         """r_x at one step: of state and action indices on an MDP, of their arrays on a simulator."""
@@ -178,6 +206,21 @@ class BilevelProblem(eqx.Module, Generic[World]):
         if not isinstance(self.upper_loss, ClipLoss):
             raise InputError("upper_loss is a function of the policy table; give a ClipLoss to use clips")
         return self.upper_loss(x, partial(self.reward_at, x), observations, actions, label)
+
+
+def moved_world(world: MDP, transition: Any) -> MDP:
+    """`world` with other transition probabilities of the same form and sizes; terminal states stay.
+
+    Raises:
+        InputError: another form or other sizes.
+    """
+    P = transition if isinstance(transition, Transition) else jnp.asarray(transition, world.initial.dtype)
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(form)] for form in (world.transition, P)]
+    if jax.tree.structure(P) != jax.tree.structure(world.transition) or shapes[0] != shapes[1]:
+        raise InputError(
+            f"transition(x) has shapes {shapes[1]}; give the form of world.transition: {shapes[0]}"
+        )
+    return eqx.tree_at(lambda held: held.transition, world, P)
 
 
 def _checked_temperature(world: MDP | SimulatedWorld, temperature: Any) -> Array | Literal["auto"]:

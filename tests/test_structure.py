@@ -12,7 +12,16 @@ MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE
 
 # Which rooms a room may import, besides itself. A room that is not built yet may stand here already.
 BELOW_PROBLEM = {"_core", "mdp", "rewards", "preferences", "envs"}
-ALL = BELOW_PROBLEM | {"follower", "agents", "problem", "bilevel", "problems", "label", "runs"}
+ALL = BELOW_PROBLEM | {
+    "follower",
+    "agents",
+    "problem",
+    "upper_losses",
+    "bilevel",
+    "problems",
+    "label",
+    "runs",
+}
 MAY_IMPORT = {
     "_core": set(),
     "mdp": {"_core"},
@@ -23,8 +32,9 @@ MAY_IMPORT = {
     "agents": {"mdp", "envs", "_core"},
     # The Bradley–Terry loss is a formula that the preference problem is made of.
     "problem": {"mdp", "rewards", "preferences", "_core"},
-    "bilevel": BELOW_PROBLEM | {"problem", "follower", "agents"},
-    "problems": BELOW_PROBLEM | {"problem"},
+    "upper_losses": {"problem", "mdp", "_core"},
+    "bilevel": BELOW_PROBLEM | {"problem", "upper_losses", "follower", "agents"},
+    "problems": BELOW_PROBLEM | {"problem", "upper_losses"},
     "label": {"preferences", "_core"},
     "runs": ALL,
     "cli": ALL,

@@ -1,5 +1,9 @@
 """Hyper-gradients and the methods that follow them."""
 
+from .adjoints import Adjoint as Adjoint
+from .adjoints import ConjugateGradient as ConjugateGradient
+from .adjoints import Exact as Exact
+from .adjoints import Neumann as Neumann
 from .baselines import Baseline as Baseline
 from .baselines import ConstantBaseline as ConstantBaseline
 from .baselines import LinearBaseline as LinearBaseline
@@ -8,12 +12,21 @@ from .estimators import Estimator as Estimator
 from .estimators import OneStep as OneStep
 from .estimators import Suffix as Suffix
 from .hypergradient import hypergradient as hypergradient
+from .implicit_gradient import ImplicitGradient as ImplicitGradient
 from .leader import Leader as Leader
 from .leader import LeaderState as LeaderState
 from .leader import LeaderStats as LeaderStats
 from .leader import lead as lead
+from .lower_level import FixedPointProblem as FixedPointProblem
+from .m_sobirl import MSoBiRL as MSoBiRL
+from .method import Method as Method
+from .method import MethodState as MethodState
+from .method import StepStats as StepStats
 from .sobirl import SoBiRL as SoBiRL
+from .solve import Solution as Solution
+from .solve import solve as solve
 from .terms import Follower as Follower
 from .terms import LabelledClips as LabelledClips
 from .terms import first_term as first_term
 from .terms import second_term as second_term
+from .unrolled_gradient import UnrolledGradient as UnrolledGradient

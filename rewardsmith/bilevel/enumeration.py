@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._core import InputError
-from ..mdp import MDP
+from ..mdp import MDP, probability
 from ..problem import BilevelProblem, ClipLoss
 
 # 10⁶ pairs of clips of a few steps are some 100 MB.
@@ -48,10 +48,10 @@ def exact_clip_expectation(
         raise InputError("upper_loss is a function of the policy; only a ClipLoss has clips to enumerate")
     check_enumerable(world, loss)
     states, actions = _all_clips(world.num_states, world.num_actions, loss.horizon)
-    probability = _clip_probability(world, policy, states, actions)
+    weight = _clip_probability(problem.world_at(x), policy, states, actions)
     members = np.indices((len(states),) * loss.num_clips).reshape(loss.num_clips, -1).T
     losses = jax.vmap(lambda clips: problem.clip_loss(x, states[clips], actions[clips]))(jnp.asarray(members))
-    return jnp.sum(jnp.prod(probability[members], axis=1) * losses)
+    return jnp.sum(jnp.prod(weight[members], axis=1) * losses)
 
 
 def check_enumerable(world: MDP, loss: ClipLoss) -> None:
@@ -75,5 +75,5 @@ def _all_clips(
 def _clip_probability(
     world: MDP, policy: Float[Array, "S A"], states: Int[Array, "N H"], actions: Int[Array, "N H"]
 ) -> Float[Array, " N"]:
-    moves = world.transition[states[:, :-1], actions[:, :-1], states[:, 1:]]
+    moves = probability(world.transition, states[:, :-1], actions[:, :-1], states[:, 1:])
     return world.initial[states[:, 0]] * policy[states, actions].prod(axis=1) * moves.prod(axis=1)

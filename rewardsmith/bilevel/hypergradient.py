@@ -9,10 +9,15 @@ from .._core import InputError
 from ..follower import solve_follower
 from ..mdp import MDP
 from ..problem import BilevelProblem, ClipLoss
+from .adjoints import Exact
 from .enumeration import check_enumerable, exact_upper_loss
+from .implicit_gradient import differentiate
+from .lower_level import LowerLevel
 
 
-def hypergradient(problem: BilevelProblem[MDP], x: PyTree) -> tuple[Float[Array, ""], PyTree]:
+def hypergradient(
+    problem: BilevelProblem[MDP] | LowerLevel, x: PyTree, *, tolerance: float = 1e-12
+) -> tuple[Float[Array, ""], PyTree]:
     """φ(x) = f(x, π*(x)) and ∇φ(x), exact to rounding.
 
     With g = ∂f/∂π and U[s,a,t] = 1{s=t} − γP[s,a,t],
@@ -24,9 +29,11 @@ def hypergradient(problem: BilevelProblem[MDP], x: PyTree) -> tuple[Float[Array,
 
     Args:
         problem: on an `MDP`; its upper loss a function of x and the policy, or a `ClipLoss`, whose clips
-            are enumerated.
+            are enumerated. Or a `FixedPointProblem`, solved and differentiated by its own iteration.
         x: any pytree. Its floating-point arrays are differentiated, all else is left alone and has
             gradient None.
+        tolerance: of the follower, relative to τ, and of linear solves in worlds of more than 1,000 states,
+            relative to their right-hand side.
 
     Returns:
         φ, and ∇φ as a pytree like x.
@@ -35,19 +42,33 @@ def hypergradient(problem: BilevelProblem[MDP], x: PyTree) -> tuple[Float[Array,
         InputError: no tabular world, nothing in x to differentiate, or a reward or upper loss of the wrong
             shape.
     """
-    if not isinstance(problem.world, MDP):
-        raise InputError("the exact hyper-gradient needs an MDP; on a simulator use a sampled method")
     if isinstance(x, float):
         x = jnp.asarray(x)
     if not any(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(x)):
         raise InputError("x holds no floating-point array to differentiate; give jnp.asarray(x, float)")
+    if isinstance(problem, LowerLevel):
+        return _of_contraction(problem, x, tolerance)
+    if not isinstance(problem.world, MDP):
+        raise InputError("the exact hyper-gradient needs an MDP; on a simulator use a sampled method")
     if isinstance(problem.upper_loss, ClipLoss):
         check_enumerable(problem.world, problem.upper_loss)
-    return _value_and_grad(x, problem)
+    return _value_and_grad(x, problem, tolerance)
 
 
 @eqx.filter_jit
 @eqx.filter_value_and_grad
-def _value_and_grad(x: PyTree, problem: BilevelProblem[MDP]) -> Float[Array, ""]:
-    answer = solve_follower(problem.world, problem.reward(x), problem.temperature)  # pyright: ignore
+def _value_and_grad(x: PyTree, problem: BilevelProblem[MDP], tolerance: float) -> Float[Array, ""]:
+    answer = solve_follower(
+        problem.world_at(x),
+        problem.reward(x),
+        problem.tau,
+        regulariser=problem.regulariser,
+        tolerance=tolerance,
+    )
     return exact_upper_loss(problem, x, answer.policy)
+
+
+@eqx.filter_jit
+def _of_contraction(level: LowerLevel, x: PyTree, tolerance: float) -> tuple[Float[Array, ""], PyTree]:
+    y = level.solve(x, level.start(), tolerance).y
+    return differentiate(level, x, y, Exact(), tolerance)[:2]

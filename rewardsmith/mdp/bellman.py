@@ -4,52 +4,50 @@
     V(s)   = τ log Σ_a exp(Q(s,a)/τ)
     π(a|s) = exp((Q(s,a) − V(s))/τ)
 
+for the entropy; other regularisers put their own V and π in place of the last two.
+
 Geist, Scherrer and Pietquin, "A theory of regularized Markov decision processes", ICML 2019.
 """
 
-import jax
-import jax.numpy as jnp
-from jax.lax import Precision
 from jaxtyping import Array, Float
 
 from .model import MDP
+from .regularisers import Regulariser, Shannon, Temperature
+from .transition import expect, under
 
-# GPUs multiply float32 matrices at TF32 by default: three digits, on which the residual never settles.
-_EXACT = Precision.HIGHEST
+_ENTROPY = Shannon()
 
 
 def q_values(world: MDP, reward: Float[Array, "S A"], values: Float[Array, " S"]) -> Float[Array, "S A"]:
     """Q(s,a) = r(s,a) + γ Σ_t P[s,a,t] V(t)."""
-    return reward + world.discount * jnp.einsum("sat,t->sa", world.transition, values, precision=_EXACT)
+    return reward + world.discount * expect(world.transition, values)
 
 
-def soft_value(q_values: Float[Array, "*S A"], temperature: Float[Array, ""] | float) -> Float[Array, "*S"]:
-    """V(s) = τ log Σ_a exp(Q(s,a)/τ); tends to max_a Q as τ → 0, without overflow on the way."""
-    # V does not depend on the pivot, so nothing is lost by holding it still, and ties cost no gradient.
-    pivot = jax.lax.stop_gradient(jnp.max(q_values, axis=-1, keepdims=True))
-    scaled = jnp.exp((q_values - pivot) / temperature)
-    return pivot[..., 0] + temperature * jnp.log(jnp.sum(scaled, axis=-1))
+def soft_value(
+    q_values: Float[Array, "*S A"], temperature: Temperature, regulariser: Regulariser = _ENTROPY
+) -> Float[Array, "*S"]:
+    """V(s) = max over π of Σ_a π Q − τ Ω(π); tends to max_a Q as τ → 0, without overflow on the way."""
+    return regulariser.value(q_values, temperature)
 
 
 def soft_policy(
-    q_values: Float[Array, "*S A"], temperature: Float[Array, ""] | float
+    q_values: Float[Array, "*S A"], temperature: Temperature, regulariser: Regulariser = _ENTROPY
 ) -> Float[Array, "*S A"]:
-    """π(a|s) = exp((Q(s,a) − V(s))/τ); rows sum to 1, greedy (ties shared) as τ → 0."""
-    # Before the division: Q/τ overflows for small τ, the difference only underflows.
-    pivot = jax.lax.stop_gradient(jnp.max(q_values, axis=-1, keepdims=True))
-    return jax.nn.softmax((q_values - pivot) / temperature, axis=-1)
+    """The policy that attains `soft_value`; rows sum to 1, greedy (ties shared) as τ → 0."""
+    return regulariser.policy(q_values, temperature)
 
 
 def soft_bellman(
     world: MDP,
     reward: Float[Array, "S A"],
-    temperature: Float[Array, ""] | float,
+    temperature: Temperature,
     values: Float[Array, " S"],
+    regulariser: Regulariser = _ENTROPY,
 ) -> Float[Array, " S"]:
     """One sweep T V, a γ-contraction in the largest-entry norm whose fixed point is the soft value."""
-    return soft_value(q_values(world, reward, values), temperature)
+    return soft_value(q_values(world, reward, values), temperature, regulariser)
 
 
 def policy_transition(world: MDP, policy: Float[Array, "S A"]) -> Float[Array, "S S"]:
     """P^π[s,t] = Σ_a π(a|s) P[s,a,t]."""
-    return jnp.einsum("sa,sat->st", policy, world.transition, precision=_EXACT)
+    return under(world.transition, policy)

@@ -10,20 +10,22 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from .._core import InputError
+from .transition import Transition
 
 # Tables that were saved in float32 and read back in float64 must still pass.
 _SUM_TOLERANCE = 1e-5
 
 
 class MDP(eqx.Module):
-    """A Markov decision process with S states and A actions, dense, its reward left open.
+    """A Markov decision process with S states and A actions, its reward left open.
 
     From state s, action a leads to t with probability P[s,a,t]. A terminal state's rows of P are zero:
     its reward is received, then nothing continues. All arrays get one floating dtype, that of
     `transition` (or JAX's default where it holds integers).
 
     Args:
-        transition: P, (S, A, S); rows sum to 1, those of terminal states to 0.
+        transition: P, (S, A, S); rows sum to 1, those of terminal states to 0. Or a `SparseTransition` or
+            `SharedTransition`, for worlds too large for that table.
         initial: ρ, (S,), the distribution of the first state.
         discount: γ per step, 0 <= γ < 1.
         terminal: (S,) bool; None takes the states whose rows are all zero.
@@ -35,47 +37,54 @@ class MDP(eqx.Module):
         InputError: a shape, a row, a probability or the discount is wrong; the text says which.
     """
 
-    transition: Float[Array, "S A S"]
+    transition: Float[Array, "S A S"] | Transition
     initial: Float[Array, " S"]
     discount: Float[Array, ""]
     terminal: Bool[Array, " S"]
 
     def __init__(
         self,
-        transition: ArrayLike | Sequence,
+        transition: ArrayLike | Sequence | Transition,
         initial: ArrayLike | Sequence,
         discount: ArrayLike,
         terminal: ArrayLike | Sequence | None = None,
     ):
-        P = jnp.asarray(transition)
-        if not jnp.issubdtype(P.dtype, jnp.floating):
-            P = P.astype(float)
-        rho, gamma = jnp.asarray(initial, P.dtype), jnp.asarray(discount, P.dtype)
-        if P.ndim != 3 or P.shape[0] != P.shape[2] or P.size == 0:
-            raise InputError(f"transition has shape {P.shape}; give it as (states, actions, states)")
-        if rho.shape != P.shape[:1]:
-            raise InputError(f"initial has shape {rho.shape}; give one probability a state: {P.shape[:1]}")
+        if isinstance(transition, Transition):
+            P, table = transition, transition.probabilities
+        else:
+            table = jnp.asarray(transition)
+            if not jnp.issubdtype(table.dtype, jnp.floating):
+                table = table.astype(float)
+            if table.ndim != 3 or table.shape[0] != table.shape[2] or table.size == 0:
+                raise InputError(f"transition has shape {table.shape}; give it as (states, actions, states)")
+            P = table
+        states = table.shape[:1]
+        rho, gamma = jnp.asarray(initial, table.dtype), jnp.asarray(discount, table.dtype)
+        if rho.shape != states:
+            raise InputError(f"initial has shape {rho.shape}; give one probability a state: {states}")
         if gamma.shape != ():
             raise InputError(f"discount has shape {gamma.shape}; give one number, and vmap over several")
-        empty = jnp.all(P == 0, axis=(1, 2))
+        empty = jnp.all(table == 0, axis=(1, 2))
         ends = empty if terminal is None else jnp.asarray(terminal)
-        if ends.shape != P.shape[:1] or ends.dtype != jnp.bool_:
+        if ends.shape != states or ends.dtype != jnp.bool_:
             raise InputError(
-                f"terminal is {ends.dtype} of shape {ends.shape}; give bool of shape {P.shape[:1]}, or None"
+                f"terminal is {ends.dtype} of shape {ends.shape}; give bool of shape {states}, or None"
             )
         self.transition, self.initial, self.discount, self.terminal = P, rho, gamma, ends
         _check_discount(gamma)
         _check_distribution("initial", rho, "initial / initial.sum()")
-        _check_transition(P, ends)
+        _check_transition(table, ends)
 
     @property
     def num_states(self) -> int:
         """S."""
-        return self.transition.shape[-1]
+        return self.terminal.shape[-1]
 
     @property
     def num_actions(self) -> int:
         """A."""
+        if isinstance(self.transition, Transition):
+            return self.transition.num_actions
         return self.transition.shape[-2]
 
 

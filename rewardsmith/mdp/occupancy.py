@@ -1,21 +1,24 @@
 """How often a policy visits states and state-action pairs, discounted."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .bellman import policy_transition
 from .model import MDP
+from .policy_system import solve_policy
 
 
-def state_occupancy(world: MDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
+def state_occupancy(
+    world: MDP, policy: Float[Array, "S A"], *, tolerance: float = 1e-10
+) -> Float[Array, " S"]:
     """d(s) = Σ_h γ^h Pr(s_h = s) from ρ, i.e. the solution of (I − γP^π)ᵀ d = ρ.
 
     Sums to 1/(1−γ) where no state is terminal, to less otherwise. Differentiable in all it is given.
+    `tolerance` is that of `solve_policy`, for large worlds.
     """
-    steps_on = world.discount * policy_transition(world, policy)
-    return jnp.linalg.solve((jnp.eye(world.num_states, dtype=steps_on.dtype) - steps_on).T, world.initial)
+    return solve_policy(world, policy, world.initial, transposed=True, tolerance=tolerance)[0]
 
 
-def state_action_occupancy(world: MDP, policy: Float[Array, "S A"]) -> Float[Array, "S A"]:
+def state_action_occupancy(
+    world: MDP, policy: Float[Array, "S A"], *, tolerance: float = 1e-10
+) -> Float[Array, "S A"]:
     """d(s) π(a|s). Its inner product with a reward table is the discounted return of π."""
-    return state_occupancy(world, policy)[:, None] * policy
+    return state_occupancy(world, policy, tolerance=tolerance)[:, None] * policy

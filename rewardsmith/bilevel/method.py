@@ -1,0 +1,107 @@
+"""What every method on a table is: `init` and `step`, so that `solve` and comparisons treat all alike."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+
+class MethodState(eqx.Module):
+    """Between two steps: x, its optimiser, the estimate of ∇φ last followed, and the method's own memory.
+
+    `gradient` has x's structure with None for what is not differentiated; before the first step it is zero.
+    """
+
+    x: PyTree
+    optimiser: optax.OptState
+    gradient: PyTree
+    memory: PyTree
+    key: PRNGKeyArray
+
+
+class StepStats(eqx.Module):
+    """What one step saw and what it cost, so that methods are compared by cost and not by steps.
+
+    Attributes:
+        loss: f(x, π) at the x of before the step and the policy that the method holds for it.
+        gradient_norm: ‖estimate of ∇φ‖.
+        residual: max|TV − V| of the follower it used, in units of reward; NaN where it has no values.
+        oracle_calls: evaluations of r_x or f or products with one of their derivatives.
+        sweeps: soft Bellman sweeps over all states (a policy improvement holds one), backward ones included.
+        linear_iterations: products with P^π or a Hessian in linear solves, a factorisation counting as one.
+        samples: environment steps drawn.
+    """
+
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    residual: Float[Array, ""]
+    oracle_calls: Int[Array, ""]
+    sweeps: Int[Array, ""]
+    linear_iterations: Int[Array, ""]
+    samples: Int[Array, ""]
+
+
+class Method(eqx.Module):
+    """A way to lower φ. Abstract: a subclass gives `init` and `step`, and never its own loop.
+
+    All move x by x ← x + step_size · update, with `update` from any optax optimiser; the default,
+    `optax.sgd(1.0)`, makes it x ← x − step_size · gradient. Step sizes are array leaves, to `vmap` over.
+    """
+
+    step_size: eqx.AbstractVar[Array]
+    optimiser: eqx.AbstractVar[optax.GradientTransformation]
+
+    @abc.abstractmethod
+    def init(self, problem: Any, x: PyTree, key: PRNGKeyArray) -> MethodState:
+        """The state before the first step.
+
+        Args:
+            problem: a `BilevelProblem` on an `MDP`; some methods take a `FixedPointProblem` too.
+            x: where to start.
+            key: all randomness of the method.
+
+        Raises:
+            InputError: the method cannot treat this problem; the text says which can.
+        """
+
+    @abc.abstractmethod
+    def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
+        """One step of x. Pure: may be compiled, scanned and `vmap`ped."""
+
+
+def begin(method: Method, x: PyTree, memory: PyTree, key: PRNGKeyArray) -> MethodState:
+    """The state before the first step; only the floating-point arrays of x are ever moved."""
+    moving = eqx.filter(x, eqx.is_inexact_array)
+    return MethodState(x, method.optimiser.init(moving), jax.tree.map(jnp.zeros_like, moving), memory, key)
+
+
+def advance(
+    method: Method, state: MethodState, gradient: PyTree, memory: PyTree, key: PRNGKeyArray | None = None
+) -> MethodState:
+    """x moved along `gradient` by the method's optimiser; the next state."""
+    moving = eqx.filter(state.x, eqx.is_inexact_array)
+    updates, optimiser = method.optimiser.update(gradient, state.optimiser, moving)
+    scaled = jax.tree.map(lambda u: (method.step_size * u).astype(u.dtype), updates)
+    x = eqx.apply_updates(state.x, scaled)
+    return MethodState(x, optimiser, gradient, memory, state.key if key is None else key)
+
+
+def step_stats(
+    loss: Array,
+    gradient: PyTree,
+    *,
+    residual: Array | float = jnp.nan,
+    oracle_calls: Array | int = 0,
+    sweeps: Array | int = 0,
+    linear_iterations: Array | int = 0,
+    samples: Array | int = 0,
+) -> StepStats:
+    """`StepStats` with arrays of one type each, whatever a method counts in."""
+    loss = jnp.asarray(loss)
+    counts = (jnp.asarray(count, jnp.int32) for count in (oracle_calls, sweeps, linear_iterations, samples))
+    norm = jnp.asarray(optax.tree.norm(gradient), loss.dtype)
+    return StepStats(loss, norm, jnp.asarray(residual, loss.dtype), *counts)

@@ -1,0 +1,121 @@
+"""Upper losses that leaders often have, as functions of (x, π) on a table; all to be minimised."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from ._core import InputError
+from .mdp import MDP, state_occupancy
+from .problem import moved_world
+
+
+class LeaderReturn(eqx.Module):
+    """The leader's own discounted return, to be maximised: f = −Σ_{s,a} d(s) π(a|s) r_L(x)(s,a).
+
+    d is the occupancy of π from ρ at the leader's discount. The leader may pay for what it gives: r_L is a
+    function of x. (HPGD: Thoma et al., NeurIPS 2024, arXiv 2406.01575.)
+
+    Args:
+        world: the follower's.
+        reward: x -> r_L, (S, A), per step.
+        discount: γ_L; None: the world's.
+        transition: x -> P where the leader moves the world, the same as the problem's.
+        tolerance: of the occupancy, relative to the largest entry of ρ, in worlds of more than 1,000 states.
+    """
+
+    world: MDP
+    reward: Callable[[Any], Array]
+    discount: Float[Array, ""]
+    transition: Callable[[Any], Any] | None
+    tolerance: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        world: MDP,
+        reward: Callable[[Any], Array],
+        discount: ArrayLike | None = None,
+        transition: Callable[[Any], Any] | None = None,
+        tolerance: float = 1e-10,
+    ):
+        self.world, self.reward, self.transition = world, reward, transition
+        self.tolerance = tolerance
+        self.discount = world.discount if discount is None else jnp.asarray(discount, world.initial.dtype)
+        if not isinstance(self.discount, Tracer) and not 0 <= float(self.discount) < 1:
+            raise InputError(f"discount is {float(self.discount)}; give 0 <= discount < 1, such as 0.99")
+
+    def __call__(self, x: PyTree, policy: Float[Array, "S A"]) -> Float[Array, ""]:
+        """−F(x, π)."""
+        world = self.leader_world(x)
+        visits = state_occupancy(world, policy, tolerance=self.tolerance)
+        return -jnp.sum(visits[:, None] * policy * self.reward(x))
+
+    def leader_world(self, x: PyTree) -> MDP:
+        """The world at x as the leader counts it: with γ_L."""
+        world = self.world if self.transition is None else moved_world(self.world, self.transition(x))
+        return eqx.tree_at(lambda held: held.discount, world, self.discount)
+
+
+class DemonstrationLoss(eqx.Module):
+    """Cross-entropy of demonstrated actions: f = −Σ_{s,a} n(s,a) log π(a|s) / Σ n.
+
+    With a linear reward its hyper-gradient is that of maximum-entropy inverse reinforcement learning.
+
+    Args:
+        counts: n, (S, A), how often each action was seen in each state.
+    """
+
+    counts: Float[Array, "S A"]
+
+    def __init__(self, counts: ArrayLike | Sequence):
+        self.counts = jnp.asarray(counts, float)
+        if not isinstance(self.counts, Tracer):
+            n = np.asarray(self.counts)
+            if n.ndim != 2 or not np.all(n >= 0) or not 0 < n.sum() < np.inf:
+                raise InputError(
+                    "counts must be (states, actions), >= 0 and not all 0: what was demonstrated"
+                )
+
+    def __call__(self, x: PyTree, policy: Float[Array, "S A"]) -> Float[Array, ""]:
+        """Mean of −log π over the demonstrations."""
+        del x
+        seen = self.counts > 0
+        logs = jnp.where(seen, jnp.log(jnp.where(seen, policy, 1.0)), 0.0)
+        return -jnp.sum(self.counts * logs) / jnp.sum(self.counts)
+
+
+class PolicyDivergence(eqx.Module):
+    """Divergence from a policy that is wanted: f = Σ_s w(s) Σ_a μ log(μ/π).
+
+    Args:
+        target: μ, (S, A), rows sum to 1.
+        weights: w, (S,), >= 0; None: 1/S each.
+    """
+
+    target: Float[Array, "S A"]
+    weights: Float[Array, " S"]
+
+    def __init__(self, target: ArrayLike | Sequence, weights: ArrayLike | Sequence | None = None):
+        self.target = jnp.asarray(target, float)
+        if self.target.ndim != 2:
+            raise InputError(f"target has shape {self.target.shape}; give (states, actions)")
+        states = self.target.shape[0]
+        self.weights = jnp.full(states, 1 / states) if weights is None else jnp.asarray(weights, float)
+        if self.weights.shape != (states,):
+            raise InputError(f"weights has shape {self.weights.shape}; give one a state: ({states},)")
+        if not isinstance(self.target, Tracer):
+            mu = np.asarray(self.target)
+            if not (np.all(mu >= 0) and np.all(abs(mu.sum(axis=1) - 1) <= 1e-5)):
+                raise InputError("target rows must be distributions; divide each row by its sum")
+
+    def __call__(self, x: PyTree, policy: Float[Array, "S A"]) -> Float[Array, ""]:
+        """Weighted KL(μ ‖ π)."""
+        del x
+        wanted = self.target > 0
+        ratio = jnp.where(wanted, self.target, 1.0) / jnp.where(wanted, policy, 1.0)
+        return jnp.sum(self.weights[:, None] * jnp.where(wanted, self.target * jnp.log(ratio), 0.0))
