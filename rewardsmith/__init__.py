@@ -5,7 +5,12 @@ The face: everything public is here. See `docs/` for what to choose.
 
 from ._core import RESULTS as RESULTS
 from ._core import InputError as InputError
+from .bilevel import AMD as AMD
+from .bilevel import BCHG as BCHG
 from .bilevel import DRLHF as DRLHF
+from .bilevel import HPGD as HPGD
+from .bilevel import PARL as PARL
+from .bilevel import PBRL as PBRL
 from .bilevel import ConjugateGradient as ConjugateGradient
 from .bilevel import Exact as Exact
 from .bilevel import FixedPointProblem as FixedPointProblem
@@ -15,7 +20,10 @@ from .bilevel import Neumann as Neumann
 from .bilevel import SoBiRL as SoBiRL
 from .bilevel import Solution as Solution
 from .bilevel import UnrolledGradient as UnrolledGradient
+from .bilevel import ZerothOrder as ZerothOrder
 from .bilevel import hypergradient as hypergradient
+from .bilevel import limit_hypergradient as limit_hypergradient
+from .bilevel import search as search
 from .bilevel import solve as solve
 from .follower import FollowerSolution as FollowerSolution
 from .follower import solve_follower as solve_follower
@@ -32,5 +40,6 @@ from .problem import SimulatedWorld as SimulatedWorld
 from .upper_losses import DemonstrationLoss as DemonstrationLoss
 from .upper_losses import LeaderReturn as LeaderReturn
 from .upper_losses import PolicyDivergence as PolicyDivergence
+from .upper_losses import SampledClipLoss as SampledClipLoss
 
 __version__ = "0.1.0"

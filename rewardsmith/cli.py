@@ -7,7 +7,7 @@ import io
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import tyro
 
 from ._core import InputError
 from .runs.config import ESTIMATORS, METHODS, TEACHERS, TrainConfig
+from .runs.exact.config import SolveConfig
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
 
@@ -94,19 +95,99 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     print(write_report(run))
 
 
-def list_choices() -> None:
-    """List methods, estimators, teachers and the environments with a fast path."""
-    from .envs.mujoco_tasks import TASKS
+def solve(
+    config: tyro.conf.OmitArgPrefixes[SolveConfig],
+    method: str = "implicit-gradient",
+    out: Path | None = None,
+    resume: Path | None = None,
+) -> None:
+    """Solve a problem on a table by one method, measured against the exact hyper-gradient on the way.
 
-    for title, table in (("methods", METHODS), ("estimators", ESTIMATORS), ("teachers", TEACHERS)):
-        print(title)
-        for name, text in table.items():
-            print(f"  {name:14} {text}")
+    Writes settings, measurements, the last x of each start, curves, a picture of a grid world and a report
+    into a folder, each start as soon as it is done. In float64.
+
+    Args:
+        config: settings.
+        method: how; rewardsmith list shows the methods.
+        out: folder of the run; must not hold anything. Default: runs/PROBLEM-METHOD.
+        resume: go on with the run in this folder, with its own settings, at the first start that is not
+            done; no other option goes with it.
+    """
+    _solve("solve", config, (method,), ("implicit-gradient",), out, resume)
+
+
+def compare(
+    config: tyro.conf.OmitArgPrefixes[SolveConfig],
+    methods: tuple[str, ...] = (),
+    out: Path | None = None,
+    resume: Path | None = None,
+) -> None:
+    """Solve a problem on a table by several methods, all from the same starts.
+
+    Writes what solve writes, with all methods in one plot and one table. A method that fails stays in the
+    table, with the reason.
+
+    Args:
+        config: settings; those of methods go to each method that has them.
+        methods: which; rewardsmith list shows them. Default: all.
+        out: folder of the runs; must not hold anything. Default: runs/PROBLEM-compare.
+        resume: go on with the runs in this folder, with their own settings, at the first that is not done;
+            no other option goes with it.
+    """
+    _solve("compare", config, methods, (), out, resume)
+
+
+def _solve(
+    command: str,
+    config: SolveConfig,
+    methods: tuple[str, ...],
+    default: tuple[str, ...],
+    out: Path | None,
+    resume: Path | None,
+) -> None:
+    from .runs.exact.build import method_names
+    from .runs.exact.run import resume as resume_runs
+    from .runs.exact.run import start
+
+    if resume is not None:
+        if out is not None or config != SolveConfig() or methods != default:
+            raise InputError("--resume takes the run's own settings: give no other option with it")
+        resume_runs(command, resume)
+        return
+    name = f"{config.problem}-{methods[0] if command == 'solve' else 'compare'}"
+    start(command, config, methods or tuple(method_names()), out if out is not None else Path("runs") / name)
+
+
+def list_choices() -> None:
+    """List methods, estimators, teachers, environments with a fast path, and problems on tables."""
+    from .envs.mujoco_tasks import TASKS
+    from .runs.exact.build import method_names, problem_names
+
+    _print_table("methods of train", METHODS)
+    _print_table("estimators", ESTIMATORS)
+    _print_table("teachers", TEACHERS)
     print("environments with batched simulation (any other Gymnasium id works too)")
     print("  " + " ".join(sorted(TASKS)))
+    _print_table("problems of solve and compare", problem_names())
+    _print_table("methods of solve and compare", method_names())
 
 
-_COMMANDS = {"train": train, "eval": evaluate, "plot": plot, "report": report, "list": list_choices}
+def _print_table(title: str, table: Mapping[str, str]) -> None:
+    print(title)
+    width = max(14, *map(len, table))
+    for name, text in table.items():
+        print(f"  {name:{width}} {text}")
+
+
+_COMMANDS = {
+    "train": train,
+    "eval": evaluate,
+    "plot": plot,
+    "report": report,
+    "solve": solve,
+    "compare": compare,
+    "list": list_choices,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,15 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ._core import InputError
-from .mdp import MDP, state_occupancy
-from .problem import moved_world
+from .mdp import MDP, roll_out, state_occupancy
+from .problem import ClipLoss, moved_world
 
 
 class LeaderReturn(eqx.Module):
@@ -119,3 +120,53 @@ class PolicyDivergence(eqx.Module):
         wanted = self.target > 0
         ratio = jnp.where(wanted, self.target, 1.0) / jnp.where(wanted, policy, 1.0)
         return jnp.sum(self.weights[:, None] * jnp.where(wanted, self.target * jnp.log(ratio), 0.0))
+
+
+class SampledClipLoss(eqx.Module):
+    """A `ClipLoss` by drawing clips under π, where there are too many to enumerate.
+
+        f ≈ (1/N) Σ_n l_n,    ∂f/∂π ≈ (1/N) Σ_n (l_n − b_n) Σ_i Σ_h ∇ log π(a_h^i | s_h^i)
+
+    Both are unbiased; b_n is the mean of the other losses. The same random numbers are used at every call, so
+    that f is a function of (x, π): make it anew with another key for another draw. Clips start at ρ.
+
+    Args:
+        loss: l, its number of clips and their horizon.
+        world: must not end, as clips cannot cross an end, and not be moved by the leader.
+        reward: x -> r_x, (S, A), the problem's.
+        num_samples: N tuples of clips, >= 2.
+        key: all randomness.
+    """
+
+    loss: ClipLoss
+    world: MDP
+    reward: Callable[[Any], Array]
+    num_samples: int = eqx.field(static=True)
+    key: PRNGKeyArray
+
+    def __check_init__(self):
+        if self.num_samples < 2:
+            raise InputError(f"num_samples is {self.num_samples}; give at least 2")
+        if not isinstance(self.world.terminal, Tracer) and np.asarray(self.world.terminal).any():
+            raise InputError(
+                "clips cannot cross an end: let terminal states lead to themselves with reward 0"
+            )
+
+    def __call__(self, x: PyTree, policy: Float[Array, "S A"]) -> Float[Array, ""]:
+        """The mean of l over the draw; its derivative in `policy` is the estimate above, not that mean's."""
+        count, clips, horizon = self.num_samples, self.loss.num_clips, self.loss.horizon
+        drawn = roll_out(self.world, jax.lax.stop_gradient(policy), self.key, count * clips, horizon)
+        states = drawn.states.reshape(count, clips, horizon)
+        actions = drawn.actions.reshape(count, clips, horizon)
+        table = self.reward(x)
+
+        def reward_at(state, action):
+            return table[state, action]
+
+        losses = jax.vmap(lambda s, a: self.loss(x, reward_at, s, a))(states, actions)
+        held = jax.lax.stop_gradient(losses)
+        others = (jnp.sum(held) - held) / (count - 1)
+        score = jnp.sum(jnp.log(policy[states, actions]), axis=(1, 2))
+        # Worth nothing, but with the derivative that the draw itself does not have.
+        drift = (held - others) * (score - jax.lax.stop_gradient(score))
+        return jnp.mean(losses + drift)

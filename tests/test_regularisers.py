@@ -183,9 +183,10 @@ def test_small_temperatures(name, tau):
         regulariser = rs.KullbackLeibler(np.full((4, 3), 1 / 3))
     answer = rs.solve_follower(world, reward, tau, regulariser=regulariser)
     assert abs(answer.values - greedy_value(world, reward)).max() <= tau * np.log(3) / 0.2 + 1e-12
-    gradient = jax.grad(
-        lambda r: jnp.sum(rs.solve_follower(world, r, tau, regulariser=regulariser).policy ** 2)
-    )
+
+    def spread(r):
+        return jnp.sum(rs.solve_follower(world, r, tau, regulariser=regulariser).policy ** 2)
+
     assert jnp.all(jnp.isfinite(jax.grad(spread)(reward)))
 
 

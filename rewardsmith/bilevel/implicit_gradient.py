@@ -55,8 +55,8 @@ class ImplicitGradient(Method):
             loss,
             gradient,
             residual=residual,
-            # r_x for the solve, f with its two derivatives, and r_x's product with the adjoint.
-            oracle_calls=3,
+            # r_x for the solve, f forwards and backwards, r_x's product with the adjoint.
+            oracle_calls=4,
             sweeps=sweeps,
             linear_iterations=products + more,
         )

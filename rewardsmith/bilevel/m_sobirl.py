@@ -98,7 +98,7 @@ class MSoBiRL(Method):
             loss,
             gradient,
             residual=residual,
-            # f with its two derivatives, r_x before and after the step, r_x's product.
+            # f forwards and backwards, r_x before and after the step, r_x's product.
             oracle_calls=5,
             sweeps=sweeps + 1,
             # One product with A, one with its transpose.

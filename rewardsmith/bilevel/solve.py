@@ -45,6 +45,14 @@ class Solution(eqx.Module):
     state: MethodState
 
 
+class _Annealed(eqx.Module):
+    temperature: Callable[[Int[Array, ""]], Any]
+
+    def __call__(self, problem: BilevelProblem, step: Int[Array, ""]) -> BilevelProblem:
+        tau = jnp.asarray(self.temperature(step), problem.tau.dtype)
+        return eqx.tree_at(lambda p: p.temperature, problem, tau)
+
+
 def solve(
     problem: BilevelProblem | LowerLevel,
     method: Method,
@@ -54,6 +62,7 @@ def solve(
     tolerance: float = 0.0,
     key: PRNGKeyArray | None = None,
     temperature: Callable[[Int[Array, ""]], Any] | None = None,
+    path: Callable[[Any, Int[Array, ""]], Any] | None = None,
     state: MethodState | None = None,
     throw: bool = True,
     progress: Progress | None = None,
@@ -68,6 +77,7 @@ def solve(
         tolerance: stop when the norm of the method's estimate of ∇φ falls to it; 0: run all steps.
         key: all randomness; None: key 0.
         temperature: step -> τ, to anneal; None: the problem's own. Any optax schedule will do.
+        path: (problem, step) -> the problem of that step, for any other homotopy; instead of `temperature`.
         state: go on from here instead of x0.
         throw: raise where the tolerance was not reached or a NaN appeared; otherwise, and always under `jit`,
             `grad` or `vmap`, look at `result`.
@@ -87,6 +97,10 @@ def solve(
             check_enumerable(problem.world, problem.upper_loss)
     if temperature is not None and not isinstance(problem, BilevelProblem):
         raise InputError("temperature is for a BilevelProblem; this problem has none")
+    if temperature is not None:
+        if path is not None:
+            raise InputError("give temperature or path, not both")
+        path = _Annealed(temperature)
     x0 = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, x0)
     if not any(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(x0)):
         raise InputError("x0 holds no floating-point array to move; give jnp.asarray(x0, float)")
@@ -98,13 +112,13 @@ def solve(
     if traced:
         begun, limit = jnp.zeros((), jnp.int32), jnp.asarray(max_steps, jnp.int32)
         last, stats, count, result = _advance(
-            problem, method, first, threshold, begun, limit, max_steps, temperature
+            problem, method, first, threshold, begun, limit, max_steps, path
         )
         unfinished = (tolerance > 0) & (stats.gradient_norm[count - 1] > threshold)
         result = _unless_finished(result, unfinished)
         seconds = jnp.full(max_steps, jnp.nan, stats.loss.dtype)
         return Solution(last.x, result, stats, seconds, count, last)
-    solution = _in_chunks(problem, method, first, threshold, max_steps, temperature, progress)
+    solution = _in_chunks(problem, method, first, threshold, max_steps, path, progress)
     if throw and solution.result != RESULTS.successful:
         norm = float(solution.stats.gradient_norm[-1])
         raise InputError(
@@ -120,16 +134,14 @@ def _in_chunks(
     state: MethodState,
     threshold: Array,
     max_steps: int,
-    temperature: Any,
+    path: Any,
     progress: Progress | None,
 ) -> Solution:
     """All steps from the host, which reads the clock and shows progress between compiled calls."""
 
     def chunk(state: MethodState, limit: int) -> Any:
         counts = jnp.asarray(done, jnp.int32), jnp.asarray(limit, jnp.int32)
-        return jax.block_until_ready(
-            _advance(problem, method, state, threshold, *counts, _CHUNK, temperature)
-        )
+        return jax.block_until_ready(_advance(problem, method, state, threshold, *counts, _CHUNK, path))
 
     parts, times, done, spent = [], [], 0, 0.0
     chunk(state, 0)  # compiles, so that the clock does not
@@ -166,16 +178,13 @@ def _advance(
     begun: Int[Array, ""],
     limit: Int[Array, ""],
     size: int,
-    temperature: Any,
+    path: Any,
 ) -> tuple[MethodState, StepStats, Int[Array, ""], RESULTS]:
     """At most `limit` steps, stats in buffers of `size`; less where ∇φ is small enough or not finite."""
     moving, still = eqx.partition(state, eqx.is_array)
 
     def step(moving: Any, index: Int[Array, ""]) -> tuple[Any, StepStats]:
-        now = problem
-        if temperature is not None:
-            tau = jnp.asarray(temperature(begun + index), problem.temperature.dtype)
-            now = eqx.tree_at(lambda p: p.temperature, problem, tau)
+        now = problem if path is None else path(problem, begun + index)
         after, stats = method.step(now, eqx.combine(moving, still))
         return eqx.filter(_strong(after), eqx.is_array), stats
 

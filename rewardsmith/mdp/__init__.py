@@ -14,6 +14,8 @@ from .regularisers import KullbackLeibler as KullbackLeibler
 from .regularisers import Regulariser as Regulariser
 from .regularisers import Shannon as Shannon
 from .regularisers import Tsallis as Tsallis
+from .rollouts import Trajectories as Trajectories
+from .rollouts import roll_out as roll_out
 from .transition import SharedTransition as SharedTransition
 from .transition import SparseTransition as SparseTransition
 from .transition import Transition as Transition
