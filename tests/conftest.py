@@ -10,3 +10,10 @@ def compile_once(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture
+def double_precision():
+    """float64 for tests of the exact world: `pytestmark = pytest.mark.usefixtures("double_precision")`."""
+    with jax.enable_x64(True):
+        yield

@@ -41,10 +41,7 @@ PAIRS, BATCH = 2**17, 64
 SECOND = CASE["hypergradient"] - CASE["first"]
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 class TablePolicy(eqx.Module):

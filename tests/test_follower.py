@@ -13,10 +13,7 @@ from rewardsmith.mdp import MDP, q_values, soft_bellman, soft_policy, state_acti
 STATES, ACTIONS, TAU = 4, 3, 0.4
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def random_case(seed=0, states=STATES, actions=ACTIONS, discount=0.8, end=None):

@@ -19,10 +19,7 @@ from rewardsmith.problem import BilevelProblem, PreferenceLoss, SimulatedWorld
 REFERENCE = Path(__file__).parent / "reference"
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.fixture

@@ -1,17 +1,12 @@
 """τ → 0: the hyper-gradient tends to the limit where one action is best, and the gap says where not."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import rewardsmith as rs
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def problem_at(tau, regulariser=None):

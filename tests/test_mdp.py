@@ -21,11 +21,7 @@ from rewardsmith.mdp import (
     state_occupancy,
 )
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def random_world(seed=0, states=4, actions=3, discount=0.9, end=None):

@@ -21,10 +21,7 @@ STATES, ACTIONS, TAU = 5, 3, 0.5
 CASES = ["any loss", "moving world", "forbidden actions"]
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def problem_and_start(name, temperature=TAU):

@@ -48,10 +48,7 @@ SMALL = [
 NAMES = [f"{name}-{i}" for i, (name, _, _) in enumerate(SMALL)]
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.fixture(params=SMALL, ids=NAMES)
@@ -354,7 +351,7 @@ def test_navigation_moves_the_robot_to_the_lane():
 
 
 # φ must fall by at least this much in the task's own number of steps.
-IMPROVEMENT = {"random-mdp": 20.0, "four-rooms": 0.5, "stackelberg": 1.0, "contract": 1.0, "preference": 0.2}
+IMPROVEMENT = {"four-rooms": 0.5, "stackelberg": 1.0, "contract": 1.0}
 
 
 @pytest.mark.parametrize("name", IMPROVEMENT)

@@ -14,10 +14,7 @@ TAU = 0.4
 REFERENCE = np.array([[0.5, 0.2, 0.3], [0.1, 0.9, 0.0], [1 / 3, 1 / 3, 1 / 3], [0.6, 0.0, 0.4]])
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def regularisers():

@@ -12,10 +12,7 @@ from rewardsmith.mdp.rollouts import _cumulative, _draw, roll_out
 STATES, ACTIONS, DISCOUNT = 4, 3, 0.7
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def random_world(form, seed=0):

@@ -8,11 +8,7 @@ import pytest
 
 import rewardsmith as rs
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def two_basins(temperature=0.05):

@@ -11,26 +11,19 @@ import pytest
 
 import rewardsmith as rs
 from rewardsmith.bilevel.m_sobirl import Iterates
+from rewardsmith.problems import random_mdp_from
 
 REFERENCE = Path(__file__).parent / "reference"
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.fixture
 def synthetic():
     case = np.load(REFERENCE / "random_mdp.npz")
-    coefficients, matrix = jnp.asarray(case["rewards_coef"]), jnp.asarray(case["mat"])
-    problem = rs.BilevelProblem(
-        rs.MDP(case["P"], np.full(10, 0.1), case["gamma"]),
-        reward=lambda x: coefficients * (x @ matrix @ x),
-        upper_loss=lambda x, policy: 0.5 * jnp.sum(x**2) + 0.5 * jnp.sum(policy**2),
-        temperature=float(case["tau"]),
-    )
+    parts = (case[name] for name in ("P", "rewards_coef", "mat", "gamma", "tau"))
+    problem = random_mdp_from(*parts).problem
     return problem, case
 
 

@@ -330,3 +330,22 @@ def test_curves_of_many_methods_and_of_failed_runs(tmp_path):
         assert picture[..., :3].std() > 0.05
         sizes.append(picture)
     assert not np.array_equal(*sizes)
+
+
+def test_a_search_gives_the_start_and_its_cost_is_counted(tmp_path):
+    options = [
+        "--option=states=4",
+        "--option=actions=2",
+        "--option=features=3",
+        "--evaluations=2",
+        "--steps=4",
+    ]
+    for name, more in (("plain", []), ("searched", ["--rungs=2"])):
+        command("solve", "random-mdp", *options, *more, "--out", tmp_path / name)
+    plain, searched = (
+        pl.read_parquet(tmp_path / name / "metrics.parquet").sort("step") for name in ("plain", "searched")
+    )
+    assert searched["phi"][0] < plain["phi"][0]
+    assert searched["oracle_calls"][0] > 0 == plain["oracle_calls"][0]
+    with pytest.raises(InputError, match="--rungs cools by itself"):
+        SolveConfig(rungs=2, anneal_from=1.0)

@@ -13,10 +13,7 @@ from rewardsmith.mdp import policy_system as system
 STATES, ACTIONS, SUCCESSORS, TAU = 7, 3, 2, 0.3
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.fixture

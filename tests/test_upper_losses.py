@@ -13,10 +13,7 @@ from rewardsmith.bilevel.enumeration import exact_upper_loss
 REFERENCE = Path(__file__).parent / "reference"
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def random_world(seed=0, end=None):

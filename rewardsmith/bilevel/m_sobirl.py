@@ -1,6 +1,6 @@
 """M-SoBiRL: follower, adjoint and reward move together, none waits for another to be solved."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -39,6 +39,9 @@ class MSoBiRL(Method):
         step_size: β of x ← x + β · update.
         optimiser: any of optax; the update.
         adjoint_step_size: ξ, below 2/(1+γ)² lest w diverge.
+        adjoint_update: "gradient" is as published, and gains a factor 1 − ξ(1−γ)² a step; "sweep" is
+            w ← b + γ(P^π)ᵀ w, which gains γ and takes half the products: for γ near 1.
+        adjoint_steps: of w per step of x; 1 is as published.
         sweeps: N.
         sweep_tolerance: stop sweeping when max|TV − V| falls below it, in units of reward.
         normalise: policies are softmax(Q/τ). False, with entropy only, is as published: π = exp((Q − V)/τ),
@@ -48,6 +51,8 @@ class MSoBiRL(Method):
     step_size: Array = eqx.field(converter=jnp.asarray)
     optimiser: optax.GradientTransformation = eqx.field(default=optax.sgd(1.0), static=True, kw_only=True)
     adjoint_step_size: Array = eqx.field(default=0.5, converter=jnp.asarray, kw_only=True)
+    adjoint_update: Literal["gradient", "sweep"] = eqx.field(default="gradient", static=True, kw_only=True)
+    adjoint_steps: int = eqx.field(default=1, static=True, kw_only=True)
     sweeps: int = eqx.field(default=10, static=True, kw_only=True)
     sweep_tolerance: Array = eqx.field(default=0.0, converter=jnp.asarray, kw_only=True)
     normalise: bool = eqx.field(default=True, static=True, kw_only=True)
@@ -55,6 +60,10 @@ class MSoBiRL(Method):
     def __check_init__(self):
         if self.sweeps < 1:
             raise InputError(f"sweeps is {self.sweeps}; give at least 1")
+        if self.adjoint_steps < 1:
+            raise InputError(f"adjoint_steps is {self.adjoint_steps}; give at least 1")
+        if self.adjoint_update not in ("gradient", "sweep"):
+            raise InputError(f'adjoint_update is {self.adjoint_update!r}; give "gradient" or "sweep"')
 
     def init(self, problem, x, key):
         """See `Method.init`; V = 0, w = 0."""
@@ -87,7 +96,11 @@ class MSoBiRL(Method):
             # The same for the entropy; other policies move otherwise with Q.
             mean = jnp.sum(weighed, axis=1, keepdims=True)
             weighed = problem.regulariser.sensitivity(policy, g) + policy * mean
-        w = _adjoint_step(world, policy, weighed, w, self.adjoint_step_size)
+        # A sweep is w − (A w − b), a gradient step w − ξ Aᵀ(A w − b).
+        size = self.adjoint_step_size if self.adjoint_update == "gradient" else None
+        w = jax.lax.fori_loop(
+            0, self.adjoint_steps, lambda _, held: _adjoint_step(world, policy, weighed, held, size), w
+        )
         proper = policy if self.normalise else soft_policy(q, problem.tau)
         indirect = pull((weighed - proper * w[:, None]) / problem.tau)[0]
         gradient = jax.tree.map(jnp.add, direct, indirect)
@@ -101,8 +114,8 @@ class MSoBiRL(Method):
             # f forwards and backwards, r_x before and after the step, r_x's product.
             oracle_calls=5,
             sweeps=sweeps + 1,
-            # One product with A, one with its transpose.
-            linear_iterations=2,
+            # A gradient step takes a product with A and one with its transpose, a sweep the first.
+            linear_iterations=self.adjoint_steps * (2 if self.adjoint_update == "gradient" else 1),
         )
         return after, stats
 
@@ -135,9 +148,9 @@ def _adjoint_step(
     policy: Float[Array, "S A"],
     weighed: Float[Array, "S A"],
     w: Float[Array, " S"],
-    step_size: Float[Array, ""],
+    step_size: Float[Array, ""] | None,
 ) -> Float[Array, " S"]:
-    """One gradient step on ½‖A w − b‖²."""
+    """One gradient step on ½‖A w − b‖²; without a step size, one sweep."""
     _, pull = jax.vjp(lambda v: expect(world.transition, v), w)
 
     def from_before(table: Float[Array, "S A"]) -> Float[Array, " S"]:
@@ -146,5 +159,7 @@ def _adjoint_step(
 
     # A w − b, where Pᵀ is needed once: b = Uᵀ(π g) = Σ_a π g − γPᵀ(π g).
     gap = w - jnp.sum(weighed, axis=1) - from_before(policy * w[:, None] - weighed)
+    if step_size is None:
+        return w - gap
     back = gap - world.discount * jnp.sum(policy * expect(world.transition, gap), axis=1)
     return w - step_size * back

@@ -23,6 +23,8 @@ from .enumeration import exact_upper_loss
 from .lower_level import lower_level
 from .method import Method, advance, begin, step_stats
 
+_FAR = 3.0
+
 
 class Policies(NamedTuple):
     """What PBRL carries beside x: V, whose softmax is π̂ ≈ π*(x), and log y."""
@@ -46,8 +48,9 @@ class PBRL(Method):
 
     value: Q = Q^y, w = d_y, how often y visits; Bellman: Q = Q*, w = 1/S; log μ with `KullbackLeibler` only.
 
-    Source: Shen, Yang and Chen, JMLR 26(114), arXiv 2402.06886. Departures: y's gradient is a natural one,
-    y starts at π*(x) and moves before x, not with it, and the value penalty may start elsewhere than at ρ.
+    Source: Shen, Yang and Chen, JMLR 26(114), arXiv 2402.06886. Departures: y moves by a natural gradient,
+    by at most 3 in log y at once; y starts at π*(x) and moves before x, not with it; the value penalty may
+    start elsewhere than at ρ.
 
     Args:
         step_size: β of x ← x + β · update.
@@ -111,7 +114,10 @@ class PBRL(Method):
             log_y, count = held
             aim, products = self._aim(problem, state.x, world, reward, best, log_y)
             step = self.policy_step_size
-            moved = jax.nn.log_softmax((1 - step) * log_y + step * aim, axis=1)
+            move = aim - log_y
+            # No further than this at once: g may be enormous where y is small, and less so a little on.
+            move = jnp.clip(move - jnp.sum(jnp.exp(log_y) * move, axis=1, keepdims=True), -_FAR, _FAR)
+            moved = jax.nn.log_softmax(log_y + step * move, axis=1)
             return moved.astype(log_y.dtype), count + products
 
         zero = jnp.zeros((), jnp.int32)

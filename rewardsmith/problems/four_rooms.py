@@ -19,9 +19,11 @@ have no time limit; the two followers live in one world, a copy of the map each,
 step where the source draws one of them.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ..mdp import MDP, SparseTransition
 from ..problem import BilevelProblem
@@ -87,37 +89,64 @@ def build(
     at_goal = jnp.zeros(states, bool).at[goal].set(True)
     at_target = jnp.zeros(states, bool).at[np.arange(copies) * cells + MAP.index[TARGET]].set(True)
 
-    def incentive(x):
-        charge = -_BUDGET * jax.nn.softmax(x)[:cells]
-        return jnp.where(at_goal, 0.0, jnp.tile(charge, copies))
-
-    def reward(x):
-        return _for_all_moves(jnp.where(at_goal, 1.0, incentive(x)))
-
-    def spent(x):
-        return jnp.abs(incentive(x)).reshape(copies, cells).sum(axis=1)
-
-    def leader_reward(x):
-        bill = jnp.repeat(penalty * spent(x), cells)
-        return _for_all_moves(jnp.where(at_target, 1.0, 0.0) - jnp.where(at_goal, bill, 0.0))
+    shares = _Shares(at_goal, copies)
+    leader_reward = _LeaderReward(shares, at_target, jnp.asarray(penalty, float))
 
     loss = LeaderReturn(world, leader_reward)
     return Task(
         name="four-rooms",
         title="charge two walkers for cells of a map, so that they pass a cell of the leader's",
-        problem=BilevelProblem(world, reward, loss, temperature),
+        problem=BilevelProblem(
+            world, lambda x: _for_all_moves(jnp.where(at_goal, 1.0, shares(x))), loss, temperature
+        ),
         start=lambda key: scale * jax.random.normal(key, (cells + 1,)),
         step_size=0.1,
         steps=500,
-        outcomes=lambda x, policy: {"leader return": -loss(x, policy), "incentive": jnp.mean(spent(x))},
+        outcomes=lambda x, policy: {
+            "leader return": -loss(x, policy),
+            "incentive": jnp.mean(shares.spent(x)),
+        },
         grid=Grid(
             MAP.shape,
             MAP.cells,
             tuple(f"goal {goal}" for goal in GOALS),
             {"start": START, "target": TARGET, "goal 1": GOALS[0], "goal 2": GOALS[1]},
         ),
-        payment=incentive,
+        payment=shares,
+        ease=_ease,
     )
+
+
+class _Shares(eqx.Module):
+    """x -> the charge in each state."""
+
+    at_goal: Array
+    copies: int = eqx.field(static=True)
+
+    def __call__(self, x):
+        charge = -_BUDGET * jax.nn.softmax(x)[: len(self.at_goal) // self.copies]
+        return jnp.where(self.at_goal, 0.0, jnp.tile(charge, self.copies))
+
+    def spent(self, x):
+        """Σ |charge| of each follower, (copies,)."""
+        return jnp.abs(self(x)).reshape(self.copies, -1).sum(axis=1)
+
+
+class _LeaderReward(eqx.Module):
+    """r_L, with its penalty as an array, which a search may ease in."""
+
+    shares: _Shares
+    at_target: Array
+    penalty: Array
+
+    def __call__(self, x):
+        bill = jnp.repeat(self.penalty * self.shares.spent(x), len(self.at_target) // self.shares.copies)
+        paid = jnp.where(self.shares.at_goal, bill, 0.0)
+        return _for_all_moves(jnp.where(self.at_target, 1.0, 0.0) - paid)
+
+
+def _ease(problem, t):
+    return eqx.tree_at(lambda p: p.upper_loss.reward.penalty, problem, replace_fn=lambda c: c * t)
 
 
 def _for_all_moves(table):

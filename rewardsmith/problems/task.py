@@ -43,6 +43,8 @@ class Task:
         outcomes: (x, policy) -> what people report of it, by name, such as {"leader return": F}.
         grid: map, where there is one.
         payment: x -> what the leader pays in each state, (S,), for the picture; None: nothing to draw.
+        ease: (problem, t) -> the problem made easier for t < 1, itself at t = 1, for a search that starts
+            easy; None: there is nothing to ease.
     """
 
     name: str
@@ -54,3 +56,4 @@ class Task:
     outcomes: Callable[[PyTree, Float[Array, "S A"]], dict[str, Float[Array, ""]]]
     grid: Grid | None = None
     payment: Callable[[PyTree], Float[Array, " S"]] | None = None
+    ease: Callable[[BilevelProblem[MDP], Float[Array, ""]], BilevelProblem[MDP]] | None = None

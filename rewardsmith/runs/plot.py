@@ -100,7 +100,7 @@ def plot_runs(paths: Sequence[Path | str], out: Path | str) -> Path:
     columns = ["step", "comparisons"] if any(len(_positive(run)) for run in runs) else ["step"]
     labels = sorted({run.label for run in runs})
     colors = {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(labels)}
-    with _style():
+    with house_style():
         size = (6.2 * len(columns), 4.2 * len(environments))
         figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
@@ -122,7 +122,7 @@ def run_figures(path: Path | str) -> dict[str, str]:
     """
     metrics = read_metrics(path)
     figures = {}
-    with _style(ink=_INK):
+    with house_style(ink=_INK):
         for title, wanted in _FIGURES.items():
             present = [panel for panel in wanted if panel.has_data(metrics)]
             if present:
@@ -235,7 +235,7 @@ def _svg(title: str, panels: list[_Panel], rows: pl.DataFrame) -> str:
     grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     for axes, panel in zip(grid, panels, strict=True):
         panel.draw(axes, rows)
-    _count_axis(grid[-1], "environment steps")
+    count_axis(grid[-1], "environment steps")
     figure.align_ylabels(list(grid))
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -269,7 +269,7 @@ def _draw_environment(row: np.ndarray, columns: list[str], runs: list[_Run], col
                 _draw_group(axes, column, group, colors[label])
         if levels:
             axes.legend(handles=levels, loc="lower right")
-        _count_axis(axes, "environment steps" if column == "step" else "comparisons used")
+        count_axis(axes, "environment steps" if column == "step" else "comparisons used")
     row[0].set_ylabel("true return of an episode")
     row[0].legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none")
 
@@ -324,7 +324,8 @@ def _curve(rows: pl.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
     return clean(table["step"].to_numpy(), table[column].to_numpy())
 
 
-def _count_axis(axes: Axes, label: str) -> None:
+def count_axis(axes: Axes, label: str) -> None:
+    """Ticks at whole numbers, large ones with k or M."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
@@ -340,7 +341,8 @@ def _short(value: float, position: int | None = None) -> str:
 
 
 @contextmanager
-def _style(ink: str = "#222222") -> Iterator[None]:
+def house_style(ink: str = "#222222") -> Iterator[None]:
+    """The look of all figures; `ink` colours text and axes."""
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
     settings: Any = _STYLE | dict.fromkeys(inked, ink)
     with mpl.rc_context(settings):

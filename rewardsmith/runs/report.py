@@ -66,9 +66,9 @@ def write_report(run_path: Path | str, warnings: Sequence[str] = ()) -> Path:
         # The figures are ours and made of numbers; every other text on the page is escaped.
         figures=[(title, Markup(svg), _CAPTIONS.get(title, "")) for title, svg in figures.items()],
         film=base64.b64encode(film).decode() if film else None,
-        settings=_flatten(config),
+        settings=flatten(config),
         evaluation=_evaluation(folder.eval_path),
-        versions=_flatten(versions),
+        versions=flatten(versions),
         warnings=[*folder.warnings(), *warnings, *_warnings(metrics, config, film is not None)],
     )
     with writing(folder.report_path) as temporary:
@@ -161,18 +161,18 @@ def _evaluation(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     try:
-        return _flatten(json.loads(path.read_text()))
+        return flatten(json.loads(path.read_text()))
     except ValueError as error:
         raise InputError(f"{path} is no valid JSON: delete it and evaluate again") from error
 
 
-def _flatten(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, text) rows."""
+def flatten(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Rows of nested settings: dotted name, text."""
     if isinstance(value, Mapping) and value:
         return [
             row
             for key, inner in value.items()
-            for row in _flatten(inner, f"{name}.{key}" if name else str(key))
+            for row in flatten(inner, f"{name}.{key}" if name else str(key))
         ]
     if isinstance(value, str):
         return [(name, value)]

@@ -56,6 +56,8 @@ class SolveConfig:
     """τ of the follower, in units of reward; none takes the problem's own."""
     anneal_from: float | None = None
     """Begin at this τ and lower it geometrically to the problem's over the first 60 % of the steps."""
+    rungs: int | None = None
+    """Begin where a search ends: so many runs that cool from a ladder of temperatures, the best polished."""
     evaluations: int = 40
     """Points of a run at which φ and ∇φ are measured exactly; their time does not count as the method's."""
 
@@ -99,6 +101,8 @@ class SolveConfig:
             raise InputError(f"unknown --adjoint {self.adjoint!r}: choose one of {', '.join(ADJOINTS)}")
         if self.adjoint_steps is not None and self.adjoint not in ("neumann", "cg"):
             raise InputError("--adjoint-steps is for --adjoint neumann or cg: give one of them too")
+        if self.rungs is not None and self.anneal_from is not None:
+            raise InputError("--rungs cools by itself: give it or --anneal-from, not both")
         _ = self.options
 
     @property

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..._core import RESULTS
-from ...bilevel import Method, Solution, hypergradient, solve
+from ...bilevel import Method, Solution, hypergradient, search, solve
 from ...follower import solve_follower
 from ...mdp import MDP
 from ...problem import BilevelProblem
@@ -57,6 +57,8 @@ class Measurer:
         points = np.unique(np.linspace(0, self.steps, self.config.evaluations + 1).round().astype(int))
         step, seconds, residual = 0, 0.0, float("nan")
         costs, ended = {name: 0 for name in COSTS}, False
+        if self.config.rungs is not None:
+            x, seconds, costs = self._search(method, start_key, self.config.rungs)
         while True:
             probe = self._solve(method, x, 1, step, state, method_key)
             if not _finite(probe):
@@ -80,6 +82,20 @@ class Measurer:
                 return _diverged(measured, step)
             x, state = part.value, part.state
             ended = self.config.tolerance > 0 and bool(part.result == RESULTS.successful)
+
+    def _search(self, method: Method, key: Array, rungs: int) -> tuple[PyTree, float, dict[str, int]]:
+        """Where the search ends, and what it cost: the run's own costs come on top."""
+        found = search(
+            self.task.problem,
+            method,
+            self.task.start,
+            key=key,
+            rungs=rungs,
+            keep=min(2, rungs),
+            ease=self.task.ease,
+        )
+        costs = {name: int(np.sum(getattr(found.stats, name))) for name in COSTS}
+        return found.value, float(found.seconds[-1]), costs
 
     def _solve(
         self,

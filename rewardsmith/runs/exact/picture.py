@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ..._core.serialise import writing
 from ...mdp import MDP, expect, state_occupancy
 from ...problems.task import Grid, Task
-from ..plot import _style
+from ..plot import house_style
 from .measure import policy_of
 
 _POLICY = "policy, and its entropy / log A"
@@ -62,7 +62,7 @@ def draw_grid(task: Task, x: PyTree, title: str, out: Path) -> Path:
     top = float(visits[: _states(grid)].max()) or 1.0
     columns.append(("occupancy (discounted visits)", visits, "YlOrRd", PowerNorm(0.5, 0, top)))
     letters = _letters(list(grid.marks))
-    with _style():
+    with house_style():
         figure = _figure(grid, len(columns))
         every = figure.subplots(len(grid.contexts), len(columns), squeeze=False)
         for row, context in enumerate(grid.contexts):

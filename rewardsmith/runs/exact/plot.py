@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from ..._core.serialise import writing
-from ..plot import PALETTE, _count_axis, _style
+from ..plot import PALETTE, count_axis, house_style
 from ..statistics import clean, summarise
 
 _DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)))
@@ -45,7 +45,7 @@ def plot_methods(
     bad: Runs = {name: [] for name in good}
     for (method, seed), rows in parts.items():
         (bad if (method, seed) in set(failed) else good)[method].append(rows)
-    with _style():
+    with house_style():
         legend_rows = -(-len(good) // 4)
         figure = Figure(
             figsize=(11, 7.4 + 0.25 * legend_rows), dpi=130, layout="constrained", facecolor="white"
@@ -73,7 +73,7 @@ def plot_methods(
         low = metrics["cosine"].drop_nulls().drop_nans()
         cosine.set_ylim(-1.05 if len(low) and float(low.to_numpy().min()) < -0.05 else -0.05, 1.05)
         for axes in (by_step, norm, cosine):
-            _count_axis(axes, "steps")
+            count_axis(axes, "steps")
         _seconds_axis(by_second, good)
         figure.suptitle(f"{title}{_starts(good)}", x=0.01, ha="left", fontweight="bold")
         handles, labels = by_step.get_legend_handles_labels()

@@ -12,7 +12,7 @@ from rich.table import Table
 from ..._core.serialise import writing
 from ...problems.task import Task
 from ..folder import RunFolder
-from ..report import _flatten
+from ..report import flatten
 from .build import method_names
 from .config import SolveConfig
 from .progress import cosine_text
@@ -83,8 +83,8 @@ def write_solve_report(
         failures=any(cells[-1] for cells in runs),
         curves=_picture(folder.curves_path),
         map=_picture(folder.path / "picture.png"),
-        settings=_flatten(settings),
-        versions=_flatten(versions),
+        settings=flatten(settings),
+        versions=flatten(versions),
     )
     with writing(folder.report_path) as temporary:
         temporary.write_text(page, encoding="utf-8")
