@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help setup system demo test lint bench results clean
+.PHONY: help setup system demo test lint bench results pictures four-rooms scale clean
 help:
 	@echo "make demo   learn a reward for HalfCheetah-v5 from comparisons, film the policy, write a report"
 	@echo "make test   run the tests"
 	@echo "make lint   style and types"
 	@echo "make results  the runs behind docs/results.md (about 90 minutes)"
+	@echo "make pictures    the pictures of docs/problems (about 5 minutes)"
+	@echo "make four-rooms  the nine cells of Four-Rooms, ten seeds each; writes docs/four-rooms.md (about 5 minutes)"
+	@echo "make scale       cost from 100 to a million states; writes docs/scale.md (about 5 minutes)"
 	@echo "make bench  speed, as ratios against peers; writes docs/benchmarks.md (about 10 minutes)"
 
 setup: .venv/installed system
@@ -32,7 +35,7 @@ demo: setup
 	else $(BIN)/rewardsmith train --env HalfCheetah-v5 --method sobirl --steps 50000 --comparisons 700 --out $(DEMO); fi
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4
 
 lint: setup
 	$(BIN)/ruff check
@@ -41,6 +44,15 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+pictures: setup
+	$(BIN)/python -m benchmarks.pictures
+
+four-rooms: setup
+	$(BIN)/python -m benchmarks.four_rooms
+
+scale: setup
+	$(BIN)/python -m benchmarks.scale
 
 # The runs behind docs/results.md: three methods, three seeds, an hour and a half on one core.
 results: setup

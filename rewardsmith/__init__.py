@@ -15,6 +15,7 @@ from .bilevel import ConjugateGradient as ConjugateGradient
 from .bilevel import Exact as Exact
 from .bilevel import FixedPointProblem as FixedPointProblem
 from .bilevel import ImplicitGradient as ImplicitGradient
+from .bilevel import Method as Method
 from .bilevel import MSoBiRL as MSoBiRL
 from .bilevel import Neumann as Neumann
 from .bilevel import SoBiRL as SoBiRL

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rewardsmith._core import InputError
+from rewardsmith._core import RESULTS, InputError
 from rewardsmith.follower import solve_follower
 from rewardsmith.mdp import MDP, q_values, soft_bellman, soft_policy, state_action_occupancy
 
@@ -74,6 +74,20 @@ def test_too_few_steps_are_seen_in_the_residual():
     world, reward = random_case(2, discount=0.99)
     answer = solve_follower(world, reward, 0.05, max_steps=1, throw=False)
     assert answer.steps == 1 and answer.residual > 1e-3
+    assert answer.result == RESULTS.max_steps_reached
+    with pytest.raises(InputError, match="tolerance was not reached in max_steps; give more steps"):
+        solve_follower(world, reward, 0.05, max_steps=1)
+    assert solve_follower(world, reward, 0.05, tolerance=0.0).result == RESULTS.successful
+
+
+def test_a_start_close_by_saves_steps():
+    world, reward = random_case(2, discount=0.99)
+    cold = solve_follower(world, reward, 0.05)
+    warm = solve_follower(world, reward + 1e-6, 0.05, initial_values=cold.values)
+    assert warm.steps < cold.steps
+    np.testing.assert_allclose(warm.values, cold.values + 1e-6 / (1 - 0.99), rtol=1e-9)
+    with pytest.raises(InputError, match="initial_values"):
+        solve_follower(world, reward, 0.05, initial_values=cold.values[:2])
 
 
 def test_newton_converges_quadratically():

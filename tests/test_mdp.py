@@ -187,3 +187,18 @@ def test_needs_no_simulator():
         "assert not {'gymnasium', 'mujoco', 'pygame', 'imageio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_contexts_are_solved_apart_and_alike():
+    rng = np.random.default_rng(3)
+    table = np.zeros((6, 2, 6))
+    for c in range(2):
+        table[3 * c : 3 * c + 3, :, 3 * c : 3 * c + 3] = rng.dirichlet(np.ones(3), (3, 2))
+    initial, policy = rng.dirichlet(np.ones(6)), jnp.asarray(rng.dirichlet(np.ones(2), 6))
+    whole, apart = MDP(table, initial, 0.9), MDP(table, initial, 0.9, contexts=2)
+    np.testing.assert_allclose(state_occupancy(apart, policy), state_occupancy(whole, policy), rtol=1e-12)
+    with pytest.raises(InputError, match="divides 6 states"):
+        MDP(table, initial, 0.9, contexts=4)
+    with pytest.raises(InputError, match="state 2 leads out of its context"):
+        table[2, 1] = [0, 0, 0.5, 0.5, 0, 0]
+        MDP(table, initial, 0.9, contexts=2)

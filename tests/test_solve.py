@@ -195,13 +195,14 @@ def test_warm_starts_cost_less():
     assert solution.stats.sweeps[-1] < solution.stats.sweeps[0]
 
 
-def test_vmap_over_starts_and_step_sizes():
+@pytest.mark.parametrize("name", METHODS)
+def test_vmap_over_starts_and_step_sizes(name):
     problem = small_problem()
     starts = jnp.asarray(np.random.default_rng(4).normal(size=(3, 5)))
-    sizes = jnp.asarray([0.1, 0.3, 0.5])
+    sizes = jnp.asarray([0.02, 0.05, 0.1])
 
     def final(x0, size):
-        return rs.solve(problem, rs.ImplicitGradient(size), x0, 20).value
+        return rs.solve(problem, METHODS[name](size), x0, 20).value
 
     together = jax.jit(jax.vmap(final))(starts, sizes)
     for x, x0, size in zip(together, starts, sizes, strict=True):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -10,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from .._core import InputError
-from .transition import Transition
+from .transition import Transition, expect
 
 # Tables that were saved in float32 and read back in float64 must still pass.
 _SUM_TOLERANCE = 1e-5
@@ -29,6 +30,8 @@ class MDP(eqx.Module):
         initial: ρ, (S,), the distribution of the first state.
         discount: γ per step, 0 <= γ < 1.
         terminal: (S,) bool; None takes the states whose rows are all zero.
+        contexts: C, worlds of S/C states each that lie one behind another and never meet, as one for each
+            of several followers; their linear systems are then solved apart, which is faster.
 
     The values are checked here, on the host. Under `jit`, `vmap` or `grad` there are none to check and
     only shapes are.
@@ -41,6 +44,7 @@ class MDP(eqx.Module):
     initial: Float[Array, " S"]
     discount: Float[Array, ""]
     terminal: Bool[Array, " S"]
+    contexts: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -48,6 +52,8 @@ class MDP(eqx.Module):
         initial: ArrayLike | Sequence,
         discount: ArrayLike,
         terminal: ArrayLike | Sequence | None = None,
+        *,
+        contexts: int = 1,
     ):
         if isinstance(transition, Transition):
             P, table = transition, transition.probabilities
@@ -70,10 +76,14 @@ class MDP(eqx.Module):
             raise InputError(
                 f"terminal is {ends.dtype} of shape {ends.shape}; give bool of shape {states}, or None"
             )
+        if contexts < 1 or states[0] % contexts:
+            raise InputError(f"contexts is {contexts}; give a number that divides {states[0]} states")
         self.transition, self.initial, self.discount, self.terminal = P, rho, gamma, ends
+        self.contexts = contexts
         _check_discount(gamma)
         _check_distribution("initial", rho, "initial / initial.sum()")
         _check_transition(table, ends)
+        _check_contexts(P, rho, contexts)
 
     @property
     def num_states(self) -> int:
@@ -141,3 +151,16 @@ def _check_transition(transition: Array, terminal: Array) -> None:
         f"transition[{s},{a}] sums to {sums[s, a]:.6g}, not 1; "
         "divide each row that is not a terminal state's by its sum"
     )
+
+
+def _check_contexts(transition: Array | Transition, initial: Array, contexts: int) -> None:
+    if contexts == 1 or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(transition)):
+        return
+    # One product with the number of each state's context: within a context it comes out again.
+    number = jnp.repeat(jnp.arange(1, contexts + 1, dtype=initial.dtype), len(initial) // contexts)
+    away = expect(transition, jnp.ones_like(number)) * number[:, None] - expect(transition, number)
+    if float(jnp.max(jnp.abs(away))) > _SUM_TOLERANCE * contexts:
+        state = int(np.argmax(np.abs(np.asarray(away)).max(axis=1)))
+        raise InputError(
+            f"state {state} leads out of its context; order states by context, or leave contexts at 1"
+        )

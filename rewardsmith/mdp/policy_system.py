@@ -39,7 +39,7 @@ def solve_policy(
     if world.num_states <= DIRECT_LIMIT:
         steps_on = world.discount * policy_transition(world, policy)
         matrix = jnp.eye(world.num_states, dtype=steps_on.dtype) - steps_on
-        return jnp.linalg.solve(matrix.T if transposed else matrix, target), jnp.ones((), jnp.int32)
+        return _factorise(matrix.T if transposed else matrix, target, world.contexts), jnp.ones((), jnp.int32)
 
     def apply(values: Array) -> Array:
         return values - world.discount * jnp.sum(policy * expect(world.transition, values), axis=-1)
@@ -55,6 +55,15 @@ def solve_policy(
         return _iterate(matvec, right, bound)
 
     return jax.lax.custom_linear_solve(product, target, solve, solve, has_aux=True)
+
+
+def _factorise(matrix: Float[Array, "S S"], target: Float[Array, " S"], contexts: int) -> Float[Array, " S"]:
+    if contexts == 1:
+        return jnp.linalg.solve(matrix, target)
+    size = len(target) // contexts
+    each = jnp.arange(contexts)
+    blocks = matrix.reshape(contexts, size, contexts, size)[each, :, each, :]
+    return jax.vmap(jnp.linalg.solve)(blocks, target.reshape(contexts, size)).reshape(-1)
 
 
 def _iterate(

@@ -84,7 +84,7 @@ def build(
     start = np.zeros(states)
     start[np.arange(copies) * cells + MAP.index[START]] = 1 / copies
     P = SparseTransition(to, jnp.asarray(weight, float)) if sparse else dense_table(to, weight)
-    world = MDP(P, start, 0.99)
+    world = MDP(P, start, 0.99, contexts=copies)
 
     at_goal = jnp.zeros(states, bool).at[goal].set(True)
     at_target = jnp.zeros(states, bool).at[np.arange(copies) * cells + MAP.index[TARGET]].set(True)

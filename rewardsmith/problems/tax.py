@@ -76,7 +76,7 @@ def build(
     # A normal of variance 2 has distribution function (1 + erf(x/2)) / 2.
     first = np.diff(np.asarray(jax.lax.erf(jnp.asarray(edges / 2, float))))
     initial = np.tile(first / first.sum() / kinds, kinds)
-    world = MDP(transition(jnp.zeros(4)), initial, 0.9)
+    world = MDP(transition(jnp.zeros(4)), initial, 0.9, contexts=len(PREFERENCES))
     # Π_i c_i^{p_i}, apart from the taxes: 0^p has no gradient to be asked for.
     taste = jnp.prod(bought ** jnp.asarray(PREFERENCES, float)[:, None, :], axis=-1)
     own = jnp.asarray(assets, float)[:, None] - 0.1 * worked**2
