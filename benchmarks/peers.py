@@ -1,4 +1,7 @@
-"""The peers' side, run by the interpreter of their own environment: their SAC, called as they call it."""
+"""The peers' side, run by the interpreter of their own environment: their SAC, called as they call it.
+
+Where a method has no package to call, it is written here in torch, from its mathematics.
+"""
 
 import time
 
@@ -6,6 +9,8 @@ import numpy as np
 import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
+
+from . import random_world
 
 PACKAGES = ("torch", "stable-baselines3", "sbx-rl", "jax", "gymnasium", "mujoco", "numpy")
 _ENV = "HalfCheetah-v5"
@@ -16,6 +21,8 @@ def build(library: str, task: str, num_envs: str = "1"):
     torch.set_num_threads(1)
     if task == "reward-model":
         return _reward_model()
+    if task == "m-sobirl":
+        return _m_sobirl()
     if library == "sb3":
         from stable_baselines3 import SAC
     else:
@@ -89,3 +96,55 @@ def _reward_model(size: int = 17 + 6, steps: int = 25, queue: int = 3000, batch:
         return time.perf_counter() - started
 
     return measure
+
+
+def _m_sobirl():
+    """M-SoBiRL on the random world. "loop": one call of autograd for each state and action, kept as a table
+    (n, S, A) of ∇r; "backward": one call an iteration, of what the table is summed with."""
+    worlds = {}
+
+    def measure(count: int, states: int, how: str) -> float:
+        if (states, how) not in worlds:
+            world = random_world.make(states)
+            x, policy = _iterate(world, random_world.CHECKED, how)
+            random_world.check_same(world, x.numpy(), random_world.upper_loss(x.numpy(), policy.numpy()))
+            worlds[states, how] = world
+        started = time.perf_counter()
+        _iterate(worlds[states, how], count, how)
+        return time.perf_counter() - started
+
+    return measure
+
+
+def _iterate(world, steps: int, how: str):
+    gamma, tau, sweeps = random_world.DISCOUNT, random_world.TEMPERATURE, random_world.SWEEPS
+    P, c, M = (torch.from_numpy(a) for a in (world.transition, world.coefficients, world.matrix))
+    num_states, num_actions = c.shape
+    eye = torch.eye(num_states, dtype=P.dtype)
+    x = torch.from_numpy(world.start.copy()).requires_grad_()
+    values, w = torch.zeros(num_states, dtype=P.dtype), torch.zeros(num_states, dtype=P.dtype)
+    policy = torch.softmax((c * (x.detach() @ M @ x.detach())) / tau, 1)
+    for _ in range(steps):
+        reward = c * (x @ M @ x)
+        with torch.no_grad():
+            weighed = policy * policy
+            A = (eye - gamma * torch.einsum("sa,sat->st", policy, P)).T
+            b = weighed.sum(1) - gamma * torch.einsum("sat,sa->t", P, weighed)
+            w = w - random_world.ADJOINT_STEP_SIZE * (A.T @ (A @ w - b))
+            held = torch.softmax((reward + gamma * P @ values) / tau, 1)
+            weight = (weighed - held * w[:, None]) / tau
+        if how == "loop":
+            table = torch.empty(len(x), num_states, num_actions, dtype=P.dtype)
+            for s in range(num_states):
+                for a in range(num_actions):
+                    table[:, s, a] = torch.autograd.grad(reward[s, a], x, retain_graph=True)[0]
+            indirect = torch.einsum("nsa,sa->n", table, weight)
+        else:
+            indirect = torch.autograd.grad(torch.sum(weight * reward), x)[0]
+        with torch.no_grad():
+            x -= world.step_size * (x + indirect)
+            reward = c * (x @ M @ x)
+            for _ in range(sweeps):
+                values = tau * torch.logsumexp((reward + gamma * P @ values) / tau, 1)
+            policy = torch.softmax((reward + gamma * P @ values) / tau, 1)
+    return x.detach(), policy

@@ -1,15 +1,31 @@
 """The pure parts of the benchmarks: what is compared is the same, and the page says what was measured."""
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import imageio.v3 as imageio
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import end_to_end, environments, page, reward_model, rounds, sac_learner
+import rewardsmith as rs
+from benchmarks import (
+    end_to_end,
+    environments,
+    exact_world,
+    four_rooms,
+    page,
+    random_world,
+    reward_model,
+    rounds,
+    sac_learner,
+    scale,
+)
 from benchmarks.rounds import Row
 from benchmarks.subject import OURS, PEERS, Side, Subject
 
@@ -39,8 +55,18 @@ def test_the_loop_over_pairs_has_the_gradient_of_the_compiled_call():
         reward_model.check_equal(loop.gradient(x, clips, np.array([4, 1, 2])), ours)
 
 
+@pytest.mark.usefixtures("double_precision")
+def test_m_sobirl_takes_the_steps_that_its_peers_are_held_against():
+    task, method = exact_world.random_task(10), exact_world.m_sobirl(10)
+    exact_world.check_iterates(task, method, 10)
+    other = dataclasses.replace(random_world.make(10), step_size=7e-3)
+    x, loss = random_world.iterate(other, random_world.CHECKED)
+    with pytest.raises(AssertionError):
+        random_world.check_same(random_world.make(10), x, loss)
+
+
 @pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("module", [sac_learner, end_to_end, reward_model, environments])
+@pytest.mark.parametrize("module", [sac_learner, end_to_end, reward_model, exact_world, environments])
 def test_a_ratio_is_of_two_sides_that_are_measured(module, quick):
     subject = module.subject(quick)
     labels = [side.label for side in subject.sides]
@@ -132,3 +158,131 @@ def test_page_and_table_are_written_and_hold_every_round(tmp_path):
     assert absent["ratio"] is None and absent["peer_rates"] == []
     assert frame.filter(pl.col("ours") == "learner")["our_rates"].to_list() == [[0.6]]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["benchmarks.md", "benchmarks.parquet"]
+
+
+# --- scale
+
+
+def a_point(**changes):
+    point = scale.Point("grid", 100, 2.0, 0.01, 3.0, 0.02, 1e-7, 12, 2**30, 2e-9, "dense table")
+    return dataclasses.replace(point, **changes)
+
+
+def test_sparse_worlds_are_of_the_size_asked_for_and_the_grid_is_a_grid():
+    for name in ("grid", "random"):
+        to, weights = scale.sparse_table(name, 1000)
+        assert to.shape == weights.shape == (1000, 4, 4)
+        assert to.min() == 0 and to.max() == 999
+        np.testing.assert_allclose(weights.sum(axis=2), 1.0)
+    to, weights = scale.sparse_table("grid", 1000)  # 25 rows of 40
+    assert to[0, 0].tolist() == [0, 1, 40, 0] and to[999, 2].tolist() == [959, 999, 999, 998]
+    assert weights[5, 1].argmax() == 1 and weights[5, 1, 1] == pytest.approx(0.9)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_both_checks_of_the_gradient_can_fail():
+    to, weights = scale.sparse_table("random", 20)
+    problem, x = scale.make_problem(rs.SparseTransition(to, weights)), jnp.zeros(20)
+    gradient = rs.hypergradient(problem, x)[1]
+    wrong = gradient.at[3].mul(1.1)
+    for check in (
+        lambda g: scale._against_dense(to, weights, x, g),
+        lambda g: scale._against_differences(problem, g),
+    ):
+        assert check(gradient) < 1e-5 < 1e-4 < check(wrong)
+
+
+def test_a_child_measures_one_size():
+    point, versions = scale.measure_point(None, "random", 100)
+    assert {"Python", "rewardsmith", "jax"} <= set(versions)
+    assert point.states == 100 and 0 < point.residual <= 1e-6 and point.error < 1e-5
+    assert point.solve_first > point.solve > 0 and point.gradient_first > point.gradient > 0
+    assert 0.1 < point.memory / 2**30 < 4
+
+
+def test_the_page_of_scale_gives_every_size(tmp_path):
+    points = [a_point(), a_point(world="random", states=10_000, check="finite difference")]
+    text = scale.render(points, {10: 3.2e-5, 1000: 0.02}, WHERE)
+    assert "| grid | 100 | 2 | 0.01 | 3 | 0.02 | 1.0e-07 | 12 | 1.00 GiB | 2e-09 | dense table |" in text
+    assert "| random | 10,000 |" in text
+    assert "| 10 | 0.032 |" in text and "| 1,000 | 20 |" in text
+    for told in ("a machine, 2 cores", "pinned to core 1", "2000-01-01", "rewardsmith 0.1.0"):
+        assert told in text
+    assert "## M-SoBiRL" not in scale.render(points, {}, WHERE)
+    scale.draw(points, {10: 3.2e-5}, tmp_path / "scale.png")
+    assert imageio.imread(tmp_path / "scale.png").std() > 0
+
+
+# --- Four-Rooms
+
+
+def a_run(seed, leader_return, cell=(0.003, 5), steps=2320, seconds=6.0):
+    return four_rooms.Run(cell[0], cell[1], seed, leader_return, steps, seconds, [0.0] * 105)
+
+
+def test_the_table_of_four_rooms_counts_seeds_against_the_best_published():
+    runs = [a_run(0, 0.32), a_run(1, 0.319), a_run(2, 0.4, seconds=9.0), a_run(0, 1.2, (0.005, 1))]
+    text = four_rooms.render(runs, [0, 1], WHERE)
+    assert (
+        "| 0.003 | 5 | 0.29 ± 0.003 | **0.32 ± 0.000** | **0.32 ± 0.002** | 0.346 | 0.319 | 0.400 "
+        "| 2 of 3 | 2,320 | 6.0 (6.0 – 9.0) |"
+    ) in text
+    assert "| **1.28 ± 0.003** | 1.15 ± 0.026 | 1.200 | 1.200 | 1.200 | 0 of 1 |" in text
+    for told in (
+        "seeds 0 to 2",
+        "processes: 2, each pinned",
+        "2000-01-01",
+        "rewardsmith 0.1.0",
+        "polish=200",
+    ):
+        assert told in text
+    assert "not pinned" in four_rooms.render(runs, [None], WHERE)
+    assert [run.leader_return for run in four_rooms.best_at(runs, 5)] == [0.4]
+
+
+def test_every_seed_of_every_cell_is_run_once(monkeypatch):
+    class Searcher(Clock):
+        def measure(self, *, temperature, penalty, seed):  # pyright: ignore
+            return dataclasses.asdict(a_run(seed, 0.1 * seed, (temperature, penalty)))
+
+    monkeypatch.setattr(four_rooms, "Worker", Searcher)
+    told, cells = [], list(four_rooms.PUBLISHED)
+    runs, versions = four_rooms.measure(cells, 2, [0, 1], told.append)
+    assert [(run.cell, run.seed) for run in runs] == [(cell, seed) for cell in cells for seed in (0, 1)]
+    assert len(told) == 18 and versions == {"benchmarks.four_rooms": "1"}
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_a_search_is_scored_exactly(monkeypatch):
+    cell = (0.005, 3)
+    task, method = four_rooms.make_task(cell), rs.ImplicitGradient(0.2)
+    x, signature, asked = task.start(jax.random.key(7)), inspect.signature(rs.search), {}
+
+    def searched(*positional, **named):
+        asked.update(signature.bind(*positional, **named).arguments)
+        return SimpleNamespace(value=x, seconds=np.array([0.1, 0.3]), num_steps=jnp.asarray(2))
+
+    monkeypatch.setattr(rs, "search", searched)
+    found = four_rooms.run(task, method, cell, 4, four_rooms.SETTINGS)
+    assert asked["ease"] is task.ease is not None and asked["key"] == jax.random.key(4)
+    assert (found.cell, found.seed, found.steps, found.seconds) == (cell, 4, 2, 0.3)
+    np.testing.assert_array_equal(found.x, x)
+    answer = rs.solve_follower(task.problem.world, task.problem.reward(x), 0.005)
+    returns = task.outcomes(x, answer.policy)["leader return"]
+    assert found.leader_return == pytest.approx(float(returns), rel=1e-9)
+
+
+def test_solutions_are_drawn_one_below_the_other(monkeypatch, tmp_path):
+    def blank(task, x, title, out):
+        shade, width = (50, 40) if "0.001" in title else (150, 60)
+        assert task.name == "four-rooms" and x.shape == (105,) and "leader return 0.400" in title
+        imageio.imwrite(out, np.full((20, width, 3), shade, np.uint8))
+        return out
+
+    monkeypatch.setattr(four_rooms, "draw_grid", blank)
+    runs = [a_run(0, 0.4, (tau, 3)) for tau in (0.001, 0.005)]
+    four_rooms.draw(runs, tmp_path / "both.png")
+    picture = imageio.imread(tmp_path / "both.png")
+    assert picture.shape == (20, 30, 3)
+    assert (picture[:10, :20] == 50).all() and (picture[:10, 20:] == 255).all()
+    assert (picture[10:] == 150).all()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 def matrix_free(monkeypatch):
     """Small worlds solved as large ones are; compiled programs of the other way are forgotten."""
     monkeypatch.setattr(system, "DIRECT_LIMIT", 0)
-    monkeypatch.setattr("rewardsmith.follower.tabular.DIRECT_LIMIT", 0)
+    monkeypatch.setattr(system, "SPARSE_DIRECT_LIMIT", 0)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -92,7 +92,7 @@ def hypergradients(form, table):
 def test_matrix_free_agrees_with_the_factorisation(case, matrix_free):
     form, table = CASES[case]()
     (phi, gradient), _ = hypergradients(form, table)
-    system.DIRECT_LIMIT = 1000
+    system.DIRECT_LIMIT = system.SPARSE_DIRECT_LIMIT = 1000
     jax.clear_caches()
     _, (phi_dense, gradient_dense) = hypergradients(form, table)
     np.testing.assert_allclose(phi, phi_dense, rtol=1e-9)

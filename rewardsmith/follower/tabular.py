@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 
 from .._core import RESULTS, InputError
 from ..mdp import (
-    DIRECT_LIMIT,
     MDP,
     Regulariser,
     Shannon,
@@ -21,6 +20,7 @@ from ..mdp import (
     soft_bellman,
     soft_policy,
     solve_policy,
+    solves_directly,
 )
 
 # Rounding leaves max|TV − V| at a few units in the last place of V, however many steps are taken.
@@ -62,10 +62,11 @@ def solve_follower(
         V ← V + (I − γP^π)⁻¹ (T V − V),    π = softmax(Q/τ)
 
     Values rise from the second step on and converge quadratically, a handful of S×S solves from any
-    start. In worlds of more than 1,000 states the solves are iterative and loose, and a sweep V ← TV goes
-    with each. The answer can be differentiated in `reward_table`, the transition and discount of `world`,
-    `temperature` and `regulariser`, forwards and backwards and to any order, by the implicit function
-    theorem: one more solve with the last matrix, transposed when backwards, and never the unrolled iteration.
+    start. In worlds of more than 1,000 states (300 if sparse) the solves are iterative and loose, and a
+    sweep V ← TV goes with each. The answer can be differentiated in `reward_table`, the transition and
+    discount of `world`, `temperature` and `regulariser`, forwards and backwards and to any order, by the
+    implicit function theorem: one more solve with the last matrix, transposed when backwards, and never the
+    unrolled iteration.
 
     Args:
         world: S states, A actions.
@@ -178,7 +179,7 @@ def _fixed_point(
         move, count = solve_policy(world, policy, gap, tolerance=_INNER)
         values = values + move
         gap = gap_at(values)
-        if world.num_states > DIRECT_LIMIT:
+        if not solves_directly(world):
             # A loose solve is right on average and wrong in places; a sweep evens that out.
             values = values + gap
             gap = gap_at(values)

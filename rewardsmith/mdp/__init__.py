@@ -8,8 +8,8 @@ from .bellman import soft_value as soft_value
 from .model import MDP as MDP
 from .occupancy import state_action_occupancy as state_action_occupancy
 from .occupancy import state_occupancy as state_occupancy
-from .policy_system import DIRECT_LIMIT as DIRECT_LIMIT
 from .policy_system import solve_policy as solve_policy
+from .policy_system import solves_directly as solves_directly
 from .regularisers import KullbackLeibler as KullbackLeibler
 from .regularisers import Regulariser as Regulariser
 from .regularisers import Shannon as Shannon

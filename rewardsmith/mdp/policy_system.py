@@ -7,10 +7,16 @@ from jaxtyping import Array, Float, Int
 from ._krylov import Product, bicgstab, sweep
 from .bellman import policy_transition
 from .model import MDP
-from .transition import expect
+from .transition import SparseTransition, expect
 
-# Up to here an S×S factorisation beats iterations (some 0.03 s for 1,000 states); beyond, memory too.
-DIRECT_LIMIT = 1000
+# Up to here an S×S factorisation beats iterations, whose products cost S²A on a table, SAK if sparse.
+DIRECT_LIMIT, SPARSE_DIRECT_LIMIT = 1000, 300
+
+
+def solves_directly(world: MDP) -> bool:
+    """Whether linear systems of this world are factorised: up to 1,000 states, 300 if sparse."""
+    sparse = isinstance(world.transition, SparseTransition)
+    return world.num_states <= (SPARSE_DIRECT_LIMIT if sparse else DIRECT_LIMIT)
 
 
 def solve_policy(
@@ -23,8 +29,8 @@ def solve_policy(
 ) -> tuple[Float[Array, " S"], Int[Array, ""]]:
     """v with (I − γP^π) v = target, or (I − γP^π)ᵀ v = target; and the products with P^π it took.
 
-    Up to `DIRECT_LIMIT` states by factorisation, which counts as one product; beyond matrix-free, by
-    BiCGStab, and P^π is never formed. Where BiCGStab stagnates, as it may in deterministic worlds,
+    In small worlds by factorisation, which counts as one product; in others matrix-free, by BiCGStab, and
+    P^π is never formed (`solves_directly`). Where BiCGStab stagnates, as it may in deterministic worlds,
     v ← target + γP^π v takes over, which gains a factor γ each time. Differentiable in all arrays given, by
     one more solve.
 
@@ -36,7 +42,7 @@ def solve_policy(
         tolerance: of the largest residual, relative to the largest entry of `target`; matrix-free only. Never
             below what rounding allows, a hundred units in the last place, and not below 1e-13.
     """
-    if world.num_states <= DIRECT_LIMIT:
+    if solves_directly(world):
         steps_on = world.discount * policy_transition(world, policy)
         matrix = jnp.eye(world.num_states, dtype=steps_on.dtype) - steps_on
         return _factorise(matrix.T if transposed else matrix, target, world.contexts), jnp.ones((), jnp.int32)
