@@ -254,7 +254,7 @@ def render(points: list[Point], iterations: dict[int, float], where: page.Circum
         f"solve to {_RESIDUAL:g}·τ, and linear solves to a relative residual of {_RESIDUAL:g}. First: with "
         "compilation; then: the median of one to five more calls. Each line is of a fresh process; peak "
         "memory is all it ever held: Python, JAX, the making of the world and its check, compilation. A "
-        "factorisation, up to 1,000 states, counts as one product.",
+        "factorisation, up to 300 states here, counts as one product.",
         "",
         "Error of the gradient, relative: against the same world as a table (largest entry), or against a "
         "central difference of φ along one direction.",
