@@ -170,7 +170,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone_even_by_kill(tmp_pa
     lock = str(folder.path / ".lock")
     with subprocess.Popen([sys.executable, "-c", holder, lock], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        with pytest.raises(InputError, match="another process is training") as caught, folder.lock():
+        with pytest.raises(InputError, match="another process is at work") as caught, folder.lock():
             pass
         assert "\n" not in str(caught.value)
         process.send_signal(signal.SIGKILL)

@@ -164,7 +164,8 @@ class SparseTransition(Transition):
 
     def under(self, policy: Float[Array, "S A"]) -> Float[Array, "S S"]:
         """See `Transition.under`."""
-        table = jnp.zeros((self.num_states, self.num_states), self.weights.dtype)
+        dtype = jnp.result_type(policy, self.weights)
+        table = jnp.zeros((self.num_states, self.num_states), dtype)
         states = jnp.arange(self.num_states)[:, None, None]
         return table.at[states, self.successors].add(policy[..., None] * self.weights)
 
@@ -224,7 +225,8 @@ class SharedTransition(Transition):
 
     def under(self, policy: Float[Array, "S A"]) -> Float[Array, "S S"]:
         """See `Transition.under`."""
-        grouped = jnp.zeros(self.kernel.shape[:2], policy.dtype).at[:, self.group].add(policy)
+        zeros = jnp.zeros(self.kernel.shape[:2], policy.dtype)
+        grouped = zeros.at[:, self.group].add(policy)
         return jnp.einsum("sg,sgt->st", grouped, self.kernel, precision=_EXACT)
 
     def probability(self, states, actions, successors):

@@ -9,7 +9,7 @@ The clips move when x moves, which is what tells the hyper-gradient from the gra
 
 Sources: Christiano et al., NeurIPS 2017 (arXiv 1706.03741); Yang, Gao and Yuan, AISTATS 2025 (arXiv
 2405.19697). Departures: a table small enough to sum over all pairs of clips; labels are expectations. Since φ
-is also small where clips are alike, its minimum need not be at r*.
+is also small where clips are easy to tell apart, its minimum need not be at r*.
 """
 
 import jax

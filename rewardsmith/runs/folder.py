@@ -210,7 +210,7 @@ class RunFolder:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise InputError(
-                    f"another process is training in {self.path}: wait for it or give another --out"
+                    f"another process is at work in {self.path}: wait for it or give another --out"
                 ) from error
             for pattern in ("checkpoints/.step_*", ".metrics-*", ".comparisons-*", ".config-*"):
                 for leftover in self.path.glob(pattern):
