@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import gc
+
 import jax
 import pytest
 
@@ -17,3 +19,11 @@ def double_precision():
     """float64 for tests of the exact world: `pytestmark = pytest.mark.usefixtures("double_precision")`."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Compiled programs of a file go when it is done: thousands at once exhaust a process's memory maps."""
+    yield
+    jax.clear_caches()
+    gc.collect()

@@ -248,6 +248,7 @@ def test_without_ever_forming_a_matrix(monkeypatch):
     problem, x = problem_and_start("any loss")
     truth = exact(problem, x)
     monkeypatch.setattr(policy_system, "DIRECT_LIMIT", 1)
+    monkeypatch.setattr(policy_system, "SPARSE_DIRECT_LIMIT", 1)
     successors = np.broadcast_to(np.arange(STATES), (STATES, ACTIONS, STATES))
     world = MDP(SparseTransition(successors, problem.world.transition), problem.world.initial, 0.8)
     sparse = BilevelProblem(world, problem.reward, problem.upper_loss, TAU)
