@@ -145,7 +145,7 @@ def _solve(
     out: Path | None,
     resume: Path | None,
 ) -> None:
-    from .runs.exact.build import method_names
+    from .runs.exact.config import EXACT_METHODS
     from .runs.exact.run import resume as resume_runs
     from .runs.exact.run import start
 
@@ -155,13 +155,14 @@ def _solve(
         resume_runs(command, resume)
         return
     name = f"{config.problem}-{methods[0] if command == 'solve' else 'compare'}"
-    start(command, config, methods or tuple(method_names()), out if out is not None else Path("runs") / name)
+    start(command, config, methods or tuple(EXACT_METHODS), out if out is not None else Path("runs") / name)
 
 
 def list_choices() -> None:
     """List methods, estimators, teachers, environments with a fast path, and problems on tables."""
     from .envs.mujoco_tasks import TASKS
-    from .runs.exact.build import method_names, problem_names
+    from .runs.exact.build import problem_names
+    from .runs.exact.config import EXACT_METHODS
 
     _print_table("methods of train", METHODS)
     _print_table("estimators", ESTIMATORS)
@@ -169,7 +170,7 @@ def list_choices() -> None:
     print("environments with batched simulation (any other Gymnasium id works too)")
     print("  " + " ".join(sorted(TASKS)))
     _print_table("problems of solve and compare", problem_names())
-    _print_table("methods of solve and compare", method_names())
+    _print_table("methods of solve and compare", EXACT_METHODS)
 
 
 def _print_table(title: str, table: Mapping[str, str]) -> None:

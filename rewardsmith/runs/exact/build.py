@@ -17,17 +17,17 @@ from ...problems.task import Task
 from .config import EXACT_METHODS, SolveConfig
 
 # Name on the command line -> class of `bilevel`, what it is always given, and which settings it takes.
-_NOUNS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "implicit-gradient": ("ImplicitGradient", {}, ("sweeps", "adjoint", "adjoint_steps")),
-    "unrolled-gradient": ("UnrolledGradient", {}, ("sweeps",)),
-    "m-sobirl": ("MSoBiRL", {}, ("sweeps", "adjoint_step_size")),
-    "parl": ("PARL", {}, ("damping",)),
-    "pbrl-value": ("PBRL", {"kind": "value"}, ("penalty", "sweeps")),
-    "pbrl-bellman": ("PBRL", {"kind": "bellman"}, ("penalty", "sweeps")),
-    "hpgd": ("HPGD", {}, ("trajectories", "horizon")),
-    "bc-hg": ("BCHG", {}, ("trajectories", "horizon")),
-    "amd": ("AMD", {}, ("sweeps",)),
-    "zeroth-order": ("ZerothOrder", {}, ("perturbation", "directions")),
+_NOUNS: dict[str, tuple[Callable[..., Method], dict[str, Any], tuple[str, ...]]] = {
+    "implicit-gradient": (bilevel.ImplicitGradient, {}, ("sweeps", "adjoint", "adjoint_steps")),
+    "unrolled-gradient": (bilevel.UnrolledGradient, {}, ("sweeps",)),
+    "m-sobirl": (bilevel.MSoBiRL, {}, ("sweeps", "adjoint_step_size")),
+    "parl": (bilevel.PARL, {}, ("damping",)),
+    "pbrl-value": (bilevel.PBRL, {"kind": "value"}, ("penalty", "sweeps")),
+    "pbrl-bellman": (bilevel.PBRL, {"kind": "bellman"}, ("penalty", "sweeps")),
+    "hpgd": (bilevel.HPGD, {}, ("trajectories", "horizon")),
+    "bc-hg": (bilevel.BCHG, {}, ("trajectories", "horizon")),
+    "amd": (bilevel.AMD, {}, ("sweeps",)),
+    "zeroth-order": (bilevel.ZerothOrder, {}, ("perturbation", "directions")),
 }
 _OPTIMISERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "adam": optax.adam,
@@ -51,11 +51,6 @@ class Annealing(eqx.Module):
         """τ of one step."""
         share = jnp.minimum((self.begun + step) / self.steps, 1.0)
         return self.start * (self.end / self.start) ** share
-
-
-def method_names() -> dict[str, str]:
-    """Name and text of each method there is."""
-    return {name: text for name, text in EXACT_METHODS.items() if hasattr(bilevel, _NOUNS[name][0])}
 
 
 def problem_names() -> dict[str, str]:
@@ -92,7 +87,7 @@ def build_task(config: SolveConfig) -> Task:
 
 def check_methods(names: Sequence[str], config: SolveConfig) -> None:
     """Raise InputError unless all `names` are methods, and each setting of methods is one of theirs."""
-    there = method_names()
+    there = EXACT_METHODS
     for name in names:
         if name not in there:
             raise InputError(f"unknown method {name!r}: choose one of {', '.join(there)}")
@@ -109,14 +104,13 @@ def check_methods(names: Sequence[str], config: SolveConfig) -> None:
 
 def build_method(name: str, config: SolveConfig, step_size: float) -> Method:
     """The method with the settings that are its own; `InputError` for a value that it refuses."""
-    noun, fixed, knobs = _NOUNS[name]
-    cls = getattr(bilevel, noun)
+    method, fixed, knobs = _NOUNS[name]
     given = {knob: value for knob, value in config.knobs.items() if knob in knobs}
     steps = given.pop("adjoint_steps", None)
     if "adjoint" in given:
         given["adjoint"] = _adjoint(given["adjoint"], steps)
     optimiser = _OPTIMISERS[config.optimiser](1.0)
-    return cls(step_size=step_size, optimiser=optimiser, **fixed, **given)
+    return method(step_size=step_size, optimiser=optimiser, **fixed, **given)
 
 
 def annealing(config: SolveConfig, task: Task, steps: int, begun: int) -> Annealing | None:

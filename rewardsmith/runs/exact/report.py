@@ -13,8 +13,7 @@ from ..._core.serialise import writing
 from ...problems.task import Task
 from ..folder import RunFolder
 from ..report import flatten
-from .build import method_names
-from .config import SolveConfig
+from .config import EXACT_METHODS, SolveConfig
 from .progress import cosine_text
 from .records import COSTS, Records, outcome_label
 
@@ -78,7 +77,7 @@ def write_solve_report(
         titles=_TITLES,
         outcomes=[outcome_label(name) for name in outcomes],
         methods=methods,
-        texts=[(name, text) for name, text in method_names().items() if name in set(table["method"])],
+        texts=[(name, text) for name, text in EXACT_METHODS.items() if name in set(table["method"])],
         runs=runs,
         failures=any(cells[-1] for cells in runs),
         curves=_picture(folder.curves_path),
