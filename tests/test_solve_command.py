@@ -211,7 +211,10 @@ def test_settings_reach_the_methods():
     assert m_sobirl.sweeps == 3 and m_sobirl.adjoint_step_size == 0.25
     implicit = build_method("implicit-gradient", config, 0.01)
     assert implicit.sweeps == 3 and implicit.adjoint.terms == 7
+    assert m_sobirl.adjoint_update == "gradient" and m_sobirl.adjoint_steps == 1
     check_methods(["m-sobirl", "implicit-gradient"], config)
+    swept = build_method("m-sobirl", SolveConfig(adjoint_update="sweep", adjoint_steps=9), 0.01)
+    assert swept.adjoint_update == "sweep" and swept.adjoint_steps == 9
 
 
 @pytest.mark.parametrize("name", EXACT_METHODS)
@@ -242,6 +245,7 @@ def test_each_method_takes_the_settings_said_to_be_its_own(name):
         ("solve random-mdp --optimiser lion", "choose one of adam, sgd"),
         ("solve random-mdp --adjoint lu", "choose one of exact, neumann, cg"),
         ("solve random-mdp --adjoint-steps 5", "give one of them too"),
+        ("solve random-mdp --method m-sobirl --adjoint-update newton", "choose one of gradient, sweep"),
         ("solve random-mdp --perturbation 0.1", "--perturbation means nothing to implicit-gradient"),
         ("solve --resume nowhere", "no run at nowhere"),
         ("solve random-mdp --resume nowhere", "give no other option with it"),

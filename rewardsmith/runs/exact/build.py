@@ -20,7 +20,11 @@ from .config import EXACT_METHODS, SolveConfig
 _NOUNS: dict[str, tuple[Callable[..., Method], dict[str, Any], tuple[str, ...]]] = {
     "implicit-gradient": (bilevel.ImplicitGradient, {}, ("sweeps", "adjoint", "adjoint_steps")),
     "unrolled-gradient": (bilevel.UnrolledGradient, {}, ("sweeps",)),
-    "m-sobirl": (bilevel.MSoBiRL, {}, ("sweeps", "adjoint_step_size")),
+    "m-sobirl": (
+        bilevel.MSoBiRL,
+        {},
+        ("sweeps", "adjoint_update", "adjoint_steps", "adjoint_step_size"),
+    ),
     "parl": (bilevel.PARL, {}, ("damping",)),
     "pbrl-value": (bilevel.PBRL, {"kind": "value"}, ("penalty", "sweeps")),
     "pbrl-bellman": (bilevel.PBRL, {"kind": "bellman"}, ("penalty", "sweeps")),
@@ -106,9 +110,13 @@ def build_method(name: str, config: SolveConfig, step_size: float) -> Method:
     """The method with the settings that are its own; `InputError` for a value that it refuses."""
     method, fixed, knobs = _NOUNS[name]
     given = {knob: value for knob, value in config.knobs.items() if knob in knobs}
-    steps = given.pop("adjoint_steps", None)
-    if "adjoint" in given:
-        given["adjoint"] = _adjoint(given["adjoint"], steps)
+    if "adjoint" in knobs:
+        steps = given.pop("adjoint_steps", None)
+        if "adjoint" in given:
+            given["adjoint"] = _adjoint(given["adjoint"], steps)
+    elif "adjoint_update" not in given:
+        # Those of another method in the same comparison.
+        given.pop("adjoint_steps", None)
     optimiser = _OPTIMISERS[config.optimiser](1.0)
     return method(step_size=step_size, optimiser=optimiser, **fixed, **given)
 

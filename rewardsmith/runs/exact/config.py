@@ -25,8 +25,9 @@ EXACT_METHODS = {
 }
 OPTIMISERS = ("adam", "sgd")
 ADJOINTS = ("exact", "neumann", "cg")
+ADJOINT_UPDATES = ("gradient", "sweep")
 KNOBS = (
-    "sweeps adjoint adjoint_steps adjoint_step_size penalty damping trajectories horizon "
+    "sweeps adjoint adjoint_update adjoint_steps adjoint_step_size penalty damping trajectories horizon "
     "perturbation directions"
 ).split()
 """Settings that some methods have; where one is None the method keeps its default."""
@@ -65,8 +66,10 @@ class SolveConfig:
     """Soft Bellman sweeps of the follower a step; none: the method's default, which may be to solve it."""
     adjoint: str | None = None
     """implicit-gradient: how the adjoint system is solved; exact, neumann or cg."""
+    adjoint_update: str | None = None
+    """m-sobirl: a gradient step on the adjoint, as published, or a sweep, for γ near 1; gradient or sweep."""
     adjoint_steps: int | None = None
-    """neumann and cg: terms of the series, iterations."""
+    """neumann and cg: terms of the series, iterations; m-sobirl: updates of the adjoint a step."""
     adjoint_step_size: float | None = None
     """m-sobirl: step on the adjoint, below 2/(1+γ)²."""
     penalty: float | None = None
@@ -99,8 +102,15 @@ class SolveConfig:
             raise InputError(f"unknown --optimiser {self.optimiser!r}: choose one of {', '.join(OPTIMISERS)}")
         if self.adjoint is not None and self.adjoint not in ADJOINTS:
             raise InputError(f"unknown --adjoint {self.adjoint!r}: choose one of {', '.join(ADJOINTS)}")
-        if self.adjoint_steps is not None and self.adjoint not in ("neumann", "cg"):
-            raise InputError("--adjoint-steps is for --adjoint neumann or cg: give one of them too")
+        if self.adjoint_update not in (None, *ADJOINT_UPDATES):
+            raise InputError(
+                f"unknown --adjoint-update {self.adjoint_update!r}: choose one of {', '.join(ADJOINT_UPDATES)}"
+            )
+        chosen = self.adjoint_update is not None or self.adjoint in ("neumann", "cg")
+        if self.adjoint_steps is not None and not chosen:
+            raise InputError(
+                "--adjoint-steps is for --adjoint neumann or cg, or --adjoint-update: give one of them too"
+            )
         if self.rungs is not None and self.anneal_from is not None:
             raise InputError("--rungs cools by itself: give it or --anneal-from, not both")
         _ = self.options
