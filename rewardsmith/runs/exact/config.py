@@ -104,7 +104,8 @@ class SolveConfig:
             raise InputError(f"unknown --adjoint {self.adjoint!r}: choose one of {', '.join(ADJOINTS)}")
         if self.adjoint_update not in (None, *ADJOINT_UPDATES):
             raise InputError(
-                f"unknown --adjoint-update {self.adjoint_update!r}: choose one of {', '.join(ADJOINT_UPDATES)}"
+                f"unknown --adjoint-update {self.adjoint_update!r}: "
+                f"choose one of {', '.join(ADJOINT_UPDATES)}"
             )
         chosen = self.adjoint_update is not None or self.adjoint in ("neumann", "cg")
         if self.adjoint_steps is not None and not chosen:
