@@ -5,14 +5,14 @@ DEMO := runs/demo
 
 .PHONY: help setup system demo test lint bench results pictures four-rooms scale clean
 help:
-	@echo "make demo   learn a reward for HalfCheetah-v5 from comparisons, film the policy, write a report"
-	@echo "make test   run the tests"
-	@echo "make lint   style and types"
-	@echo "make results  the runs behind docs/results.md (about 90 minutes)"
-	@echo "make pictures    the pictures of docs/problems (about 5 minutes)"
+	@echo "make demo        learn a reward for HalfCheetah-v5 from comparisons, film the policy, write a report"
+	@echo "make test        run the tests"
+	@echo "make lint        style and types"
+	@echo "make results     the runs behind docs/results.md (about 90 minutes)"
+	@echo "make pictures    the pictures of docs/problems"
 	@echo "make four-rooms  the nine cells of Four-Rooms, ten seeds each; writes docs/four-rooms.md (about 5 minutes)"
 	@echo "make scale       cost from 100 to a million states; writes docs/scale.md (about 5 minutes)"
-	@echo "make bench  speed, as ratios against peers; writes docs/benchmarks.md (about 10 minutes)"
+	@echo "make bench       speed, as ratios against peers; writes docs/benchmarks.md (about 10 minutes)"
 
 setup: .venv/installed system
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from . import end_to_end, environments, exact_world, page, reward_model, rounds, sac_learner
 from .peer_environment import PeersAbsent, peers_python
 from .subject import OURS, PEERS
-from .worker import Worker, WorkerError
+from .worker import Worker, run_program
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SUBJECTS = (sac_learner, end_to_end, reward_model, exact_world, environments)
@@ -76,11 +75,4 @@ def _subjects(quick: bool):
 
 
 if __name__ == "__main__":
-    # So that no measured program is left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        main()
-    except WorkerError as failure:
-        sys.exit(f"benchmarks: a measured program failed: {failure}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_program(main, "benchmarks")

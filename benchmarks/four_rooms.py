@@ -7,7 +7,6 @@ ten minutes on two cores for ten seeds.
 import argparse
 import os
 import queue
-import signal
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from rewardsmith.problems import Task, make
 from rewardsmith.runs.exact.picture import draw_grid
 
 from . import page
-from .worker import Worker, WorkerError
+from .worker import Worker, run_program
 
 PACKAGES = ("rewardsmith", "jax", "equinox", "optax", "numpy")
 _ROOT = Path(__file__).resolve().parents[1]
@@ -274,11 +273,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    # So that no measured program is left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        main()
-    except WorkerError as failure:
-        sys.exit(f"benchmarks.four_rooms: a measured program failed: {failure}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_program(main, "benchmarks.four_rooms")

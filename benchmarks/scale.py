@@ -7,7 +7,6 @@ memory is its own. About twenty minutes up to a million states.
 import argparse
 import os
 import resource
-import signal
 import statistics
 import sys
 import time
@@ -33,7 +32,7 @@ from rewardsmith.runs.plot import PALETTE, house_style
 from . import page
 from .exact_world import check_iterates, m_sobirl, random_task
 from .random_world import make as random_world
-from .worker import Worker, WorkerError
+from .worker import Worker, run_program
 
 PACKAGES = ("rewardsmith", "jax", "equinox", "numpy")
 _ROOT = Path(__file__).resolve().parents[1]
@@ -370,11 +369,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    # So that no measured program is left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        main()
-    except WorkerError as failure:
-        sys.exit(f"benchmarks.scale: a measured program failed: {failure}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_program(main, "benchmarks.scale")

@@ -1,6 +1,7 @@
 """The follower's value as a function of its policy, for methods that vary x and the policy apart."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +12,19 @@ from jaxtyping import Array, Float, Int
 from .._core import InputError
 from ..mdp import MDP, KullbackLeibler, Regulariser, Shannon, solve_policy
 from ..mdp.regularisers import Temperature
-from ..problem import BilevelProblem
-from .lower_level import LowerLevel, require_table
+from .lower_level import require_table
 
 # exp of it is 0 in any dtype, and unlike −∞ it may be multiplied by 0.
 _FORBIDDEN = -1e9
 
 
-def require_softmax(problem: BilevelProblem | LowerLevel) -> None:
+def require_softmax(problem: Any) -> None:
     """Raise InputError unless the follower lives on a table and answers with a softmax of Q/τ."""
     require_table(problem)
-    if not isinstance(problem.regulariser, Shannon | KullbackLeibler):  # pyright: ignore
-        name = type(problem.regulariser).__name__  # pyright: ignore
+    if not isinstance(problem.regulariser, Shannon | KullbackLeibler):
         raise InputError(
-            f"regulariser is {name}, whose policies are no softmax; give Shannon() or KullbackLeibler(...), "
-            "or use ImplicitGradient"
+            f"this method needs a softmax policy, not {type(problem.regulariser).__name__}; use Shannon() or "
+            "KullbackLeibler(...), or another method, such as AMD or ImplicitGradient"
         )
 
 

@@ -12,22 +12,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._core import InputError
-from ..mdp import KullbackLeibler, Shannon, q_values
-from ..mdp.rollouts import Trajectories, roll_out
+from ..mdp import Trajectories, q_values, roll_out
 from ..problem import BilevelProblem
 from ..upper_losses import LeaderReturn
+from ._policy_value import require_softmax
 from .enumeration import exact_upper_loss
-from .lower_level import require_table
 
 
 def check_sampled(problem: Any) -> None:
     """Raise InputError unless the policy is a softmax on a table and the leader counts the world it moves."""
-    require_table(problem)
-    if not isinstance(problem.regulariser, Shannon | KullbackLeibler):
-        raise InputError(
-            f"this method needs a softmax policy, not {type(problem.regulariser).__name__}; use Shannon() or "
-            "KullbackLeibler(...), or another method, such as AMD or ImplicitGradient"
-        )
+    require_softmax(problem)
     check_leader(problem)
 
 

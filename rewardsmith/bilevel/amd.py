@@ -87,7 +87,7 @@ class AMD(Method):
             loss, direct, g = along.partial_derivatives(problem, x, policy)
         # Σ g ∇π = Σ_{s,a} weights ∇Q, and ∇Q = (∇r + γ ∇P V) + γP ∇V: the first by one product, so that a
         # table of n numbers for each state and action is never kept.
-        weights = problem.regulariser.sensitivity(policy, g) / problem.temperature
+        weights = problem.regulariser.sensitivity(policy, g) / problem.tau
         near = along.pull_follower(problem, x, carried.values, weights)
         world = problem.world_at(x)
         _, pull = jax.vjp(lambda v: expect(world.transition, v), carried.values)

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .._core import InputError
-from ..mdp.rollouts import Trajectories
+from ..mdp import Trajectories
 from ..upper_losses import LeaderReturn
 from . import _trajectories as along
 from .enumeration import exact_upper_loss
@@ -111,9 +111,7 @@ class BCHG(Method):
             visits = along.by_pair(drawn, counted, policy).sum(axis=1)
             share = along.mean_by(jnp.ones_like(visits), visits)
             coefficients = counted * along.at_steps(along.centred(g, policy) * share[:, None], drawn)
-        table = along.suffix_coefficients(
-            drawn, coefficients / problem.temperature, problem.world.discount, policy
-        )
+        table = along.suffix_coefficients(drawn, coefficients / problem.tau, problem.world.discount, policy)
         indirect = along.pull_follower(problem, x, answer.y, table)
         gradient = jax.tree.map(jnp.add, direct, indirect)
         stats = step_stats(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ..mdp.rollouts import Trajectories
+from ..mdp import Trajectories
 from ..upper_losses import LeaderReturn
 from . import _trajectories as along
 from .enumeration import exact_upper_loss
@@ -68,7 +68,7 @@ class HPGD(Method):
         else:
             loss, direct, g = along.partial_derivatives(problem, x, policy)
             weights = policy * along.centred(g, policy)
-        coefficients = _visit_coefficients(drawn, counted, visits, weights / problem.temperature)
+        coefficients = _visit_coefficients(drawn, counted, visits, weights / problem.tau)
         table = along.suffix_coefficients(drawn, coefficients, problem.world.discount, policy)
         indirect = along.pull_follower(problem, x, answer.y, table)
         gradient = jax.tree.map(jnp.add, direct, indirect)

@@ -77,18 +77,18 @@ class PARL(Method):
     def step(self, problem, state):
         """See `Method.step`."""
         moving, rest = eqx.partition(state.x, eqx.is_inexact_array)
-        world, reward, tau = problem.world_at(state.x), problem.reward(state.x), problem.temperature
+        world, reward, tau = problem.world_at(state.x), problem.reward(state.x), problem.tau
         answer = solve_follower(
             world,
             reward,
-            tau,  # pyright: ignore
+            tau,
             regulariser=problem.regulariser,
             initial_values=state.memory,
             tolerance=self.tolerance,
             max_steps=self.follower_steps or 100,
             throw=False,
         )
-        theta = log_policy(problem.regulariser, answer.q_values, tau)  # pyright: ignore
+        theta = log_policy(problem.regulariser, answer.q_values, tau)
         loss, (direct, target) = jax.value_and_grad(
             lambda m, t: exact_upper_loss(problem, eqx.combine(m, rest), _softmax(t)), argnums=(0, 1)
         )(moving, theta)
@@ -126,7 +126,7 @@ class PARL(Method):
             world,
             reward,
             _softmax(theta),
-            problem.temperature,  # pyright: ignore
+            problem.tau,
             problem.regulariser,
         )
         return explored_start(world, self.exploration) @ values
@@ -147,7 +147,7 @@ class PARL(Method):
         # Linearised once, so that the products share one factorisation.
         _, curve = jax.linearize(jax.grad(lambda t: self._value(problem, world, reward, t)), theta)
         # At the optimum −∂²V = τ d (diag π − ππᵀ), state by state: scaled by D it is a projector.
-        diagonal = jnp.multiply(problem.temperature, visits)[:, None] * policy  # pyright: ignore
+        diagonal = (problem.tau * visits)[:, None] * policy
         seen = diagonal > 0
         scale = jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, diagonal, 1.0)), 0.0)
 

@@ -149,7 +149,7 @@ class PBRL(Method):
         """θ that a full natural-gradient step from y leads to, and the products it took."""
         y = jnp.exp(log_y)
         g = jax.grad(lambda policy: exact_upper_loss(problem, x, policy))(y)
-        push = g / (self.penalty * problem.temperature)
+        push = g / (self.penalty * problem.tau)
         if self.kind == "bellman":
             return best - push * world.num_states, jnp.zeros((), jnp.int32)
         start = explored_start(world, self.exploration)
@@ -176,8 +176,8 @@ class PBRL(Method):
 
 
 def _log_policy(problem: BilevelProblem, q: Float[Array, "S A"]) -> Float[Array, "S A"]:
-    return log_policy(problem.regulariser, q, problem.temperature)  # pyright: ignore
+    return log_policy(problem.regulariser, q, problem.tau)
 
 
 def _values(problem: BilevelProblem, world: MDP, reward: Array, policy: Array) -> tuple[Array, Array]:
-    return regularised_values(world, reward, policy, problem.temperature, problem.regulariser)  # pyright: ignore
+    return regularised_values(world, reward, policy, problem.tau, problem.regulariser)
