@@ -14,6 +14,7 @@ from typing import Any
 import tyro
 
 from ._core import InputError
+from .runs.check.config import CheckConfig
 from .runs.config import ESTIMATORS, METHODS, TEACHERS, TrainConfig
 from .runs.exact.config import SolveConfig
 
@@ -158,6 +159,23 @@ def _solve(
     start(command, config, methods or tuple(EXACT_METHODS), out if out is not None else Path("runs") / name)
 
 
+def check(config: tyro.conf.OmitArgPrefixes[CheckConfig], out: Path | None = None) -> None:
+    """Hold sampled hyper-gradients of problems on tables against the exact one.
+
+    The follower is solved exactly, clips are drawn afresh for each estimate. Tells bias, deviation, cosine
+    and cost of each estimator at each number of clips; writes them, with a plot of error against that number,
+    into a folder. In float64.
+
+    Args:
+        config: settings.
+        out: folder of the check; must not hold anything. Default: runs/check-PROBLEM.
+    """
+    from .runs.check.run import start
+
+    name = "-".join(("check", *config.problems)) if config.problems else "check-tables"
+    start(config, out if out is not None else Path("runs") / name)
+
+
 def list_choices() -> None:
     """List methods, estimators, teachers, environments with a fast path, and problems on tables."""
     from .envs.mujoco_tasks import TASKS
@@ -187,6 +205,7 @@ _COMMANDS = {
     "report": report,
     "solve": solve,
     "compare": compare,
+    "check": check,
     "list": list_choices,
 }
 

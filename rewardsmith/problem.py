@@ -72,6 +72,22 @@ class ClipLoss(eqx.Module):
         """l on one tuple of clips; `reward_at(observation, action)` is r_x at one step, `label` what a
         teacher said of these clips, where one was asked."""
 
+    def to_go(
+        self,
+        x: PyTree,
+        reward_at: RewardAt,
+        observations: Shaped[Array, "I H ..."],
+        actions: Shaped[Array, "I H ..."],
+        label: Float[Array, ""] | None = None,
+    ) -> Float[Array, "I H"]:
+        """What of l the action at step h of clip i can still change, up to a constant: all of it here.
+
+        A loss that is a sum over steps gives the rest of the sum: same mean of the second term of ∇φ, less
+        variance.
+        """
+        loss = self(x, reward_at, observations, actions, label)
+        return jnp.broadcast_to(loss, observations.shape[:2])
+
 
 class PreferenceLoss(ClipLoss):
     """Cross-entropy of the label against Bradley–Terry on the two clips' predicted rewards.
@@ -203,9 +219,22 @@ class BilevelProblem(eqx.Module, Generic[World]):
         Raises:
             InputError: the upper loss is a function of the policy, which clips do not tell.
         """
+        return self._on_clips()(x, partial(self.reward_at, x), observations, actions, label)
+
+    def clip_loss_to_go(
+        self,
+        x: PyTree,
+        observations: Shaped[Array, "I H ..."],
+        actions: Shaped[Array, "I H ..."],
+        label: Float[Array, ""] | None = None,
+    ) -> Float[Array, "I H"]:
+        """`ClipLoss.to_go` on one tuple of clips; same errors as `clip_loss`."""
+        return self._on_clips().to_go(x, partial(self.reward_at, x), observations, actions, label)
+
+    def _on_clips(self) -> ClipLoss:
         if not isinstance(self.upper_loss, ClipLoss):
             raise InputError("upper_loss is a function of the policy table; give a ClipLoss to use clips")
-        return self.upper_loss(x, partial(self.reward_at, x), observations, actions, label)
+        return self.upper_loss
 
 
 def moved_world(world: MDP, transition: Any) -> MDP:

@@ -62,6 +62,57 @@ class LeaderReturn(eqx.Module):
         return eqx.tree_at(lambda held: held.discount, world, self.discount)
 
 
+class NetReturn(eqx.Module):
+    """What a leader earns, less what its x costs it at once: f = f_return(x, π) + c(x).
+
+    Args:
+        earned: the return, minus its value; its own rewards may depend on x too.
+        cost: c, x -> scalar.
+    """
+
+    earned: LeaderReturn
+    cost: Callable[[Any], Array]
+
+    def __call__(self, x: PyTree, policy: Float[Array, "S A"]) -> Float[Array, ""]:
+        """−F(x, π) + c(x)."""
+        return self.earned(x, policy) + self.cost(x)
+
+
+class ReturnLoss(ClipLoss):
+    """The leader's return as a loss on one clip: l = c(x) − Σ_h γ_L^h r_L(x, s_h, a_h), h from 0 to H − 1.
+
+    A `LeaderReturn` or `NetReturn` cut off after H steps, to be sampled instead of summed.
+
+    Args:
+        horizon: H.
+        reward: (x, observation, action) -> r_L of one step.
+        discount: γ_L.
+        cost: c, x -> scalar; None: 0.
+    """
+
+    num_clips: int = eqx.field(default=1, init=False, static=True)
+    horizon: int = eqx.field(static=True)
+    reward: Callable[[Any, Any, Any], Array]
+    discount: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    cost: Callable[[Any], Array] | None = None
+
+    def __check_init__(self):
+        if self.horizon < 1:
+            raise InputError(f"horizon is {self.horizon}; give a number of steps >= 1")
+
+    def __call__(self, x, reward_at, observations, actions, label=None):
+        """See `ClipLoss`; neither r_x nor a label has a part in it."""
+        earned = self.to_go(x, reward_at, observations, actions, label)[0, 0]
+        return earned if self.cost is None else earned + self.cost(x)
+
+    def to_go(self, x, reward_at, observations, actions, label=None):
+        """See `ClipLoss.to_go`: −Σ_{k>=h} γ_L^k r_L, what came before h being settled."""
+        del reward_at, label
+        earned = jax.vmap(lambda o, a: self.reward(x, o, a))(observations[0], actions[0])
+        powers = jnp.cumprod(jnp.full(self.horizon, self.discount).at[0].set(1.0))
+        return -jnp.cumsum((powers * earned)[::-1])[::-1][None]
+
+
 class DemonstrationLoss(eqx.Module):
     """Cross-entropy of demonstrated actions: f = −Σ_{s,a} n(s,a) log π(a|s) / Σ n.
 

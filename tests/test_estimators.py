@@ -25,9 +25,10 @@ from rewardsmith.bilevel import (
     hypergradient,
     second_term,
 )
-from rewardsmith.bilevel._ridge import left_out_predictions
 from rewardsmith.bilevel.enumeration import exact_clip_expectation
-from rewardsmith.bilevel.estimators import suffix_coefficients
+from rewardsmith.bilevel.sampled import TablePolicy
+from rewardsmith.bilevel.sampled._ridge import left_out_predictions
+from rewardsmith.bilevel.sampled.estimator import suffix_coefficients
 from rewardsmith.envs import TabularEnv
 from rewardsmith.follower import solve_follower
 from rewardsmith.mdp import MDP
@@ -42,15 +43,6 @@ SECOND = CASE["hypergradient"] - CASE["first"]
 
 
 pytestmark = pytest.mark.usefixtures("double_precision")
-
-
-class TablePolicy(eqx.Module):
-    """π of a world with two actions."""
-
-    table: jax.Array
-
-    def sample(self, observation, key):
-        return (jax.random.uniform(key) >= self.table[observation, 0]).astype(observation.dtype)
 
 
 def linear_reward(x):
@@ -83,7 +75,7 @@ def label_of(states, actions):
 def solved(problem):
     x = jnp.asarray(CASE["x"])
     policy = solve_follower(problem.world, problem.reward(x), problem.temperature).policy
-    return x, Follower(TablePolicy(policy), problem.temperature)
+    return x, Follower(TablePolicy(jnp.log(policy)), problem.temperature)
 
 
 def roll_out(policy, num_envs, length, seed):
@@ -263,7 +255,7 @@ def small():
     policy = np.full((3, 2), 0.5)
     states = rng.integers(3, size=(2 * BATCH, HORIZON + 5))
     clips = labelled(states, rng.integers(2, size=states.shape))
-    return clips, Follower(TablePolicy(jnp.asarray(policy)), jnp.asarray(0.5))
+    return clips, Follower(TablePolicy(jnp.log(jnp.asarray(policy))), jnp.asarray(0.5))
 
 
 @eqx.filter_jit
@@ -283,7 +275,8 @@ def test_a_constant_in_the_loss_changes_nothing(small):
 
 @pytest.mark.parametrize("baseline", [LINEAR, ConstantBaseline()])
 def test_a_baseline_follows_a_constant_in_the_loss(small, baseline):
-    observations, losses = small[0].observations[:, :, :HORIZON], small[0].label
+    observations = small[0].observations[:, :, :HORIZON]
+    losses = jnp.broadcast_to(small[0].label[:, None, None], observations.shape)
     fit = jax.jit(baseline.fit)
     np.testing.assert_allclose(fit(observations, losses + 7.0), fit(observations, losses) + 7.0, rtol=1e-12)
 
@@ -338,7 +331,8 @@ def test_one_hot_baseline_is_the_conditional_mean():
     rng = np.random.default_rng(2)
     states = rng.integers(3, size=(400, 2, 1))
     losses = rng.normal(size=400)
-    fitted = jax.jit(LINEAR.fit)(jnp.asarray(states), jnp.asarray(losses))
+    to_go = jnp.broadcast_to(jnp.asarray(losses)[:, None, None], states.shape)
+    fitted = jax.jit(LINEAR.fit)(jnp.asarray(states), to_go)
     for index in (0, 17):
         others = np.arange(400) != index
         for clip in range(2):
@@ -348,7 +342,8 @@ def test_one_hot_baseline_is_the_conditional_mean():
 
 
 def test_constant_baseline_leaves_its_own_loss_out():
-    fitted = ConstantBaseline().fit(jnp.zeros((3, 2, 4)), jnp.array([1.0, 2.0, 6.0]))
+    losses = jnp.broadcast_to(jnp.array([1.0, 2.0, 6.0])[:, None, None], (3, 2, 4))
+    fitted = ConstantBaseline().fit(jnp.zeros((3, 2, 4)), losses)
     assert fitted.shape == (3, 2, 4)
     np.testing.assert_allclose(fitted[:, 0, 0], [4.0, 3.5, 1.5])
 
@@ -390,7 +385,7 @@ def test_bad_settings():
         lambda: Suffix(ridge=0.0),
         lambda: OneStep(0),
         lambda: LinearBaseline(ridge=-1.0),
-        lambda: LINEAR.fit(jnp.zeros((1, 2, 1), int), jnp.zeros(1)),
+        lambda: LINEAR.fit(jnp.zeros((1, 2, 1), int), jnp.zeros((1, 2, 1))),
     ):
         with pytest.raises(ValueError, match="give|must"):
             make()

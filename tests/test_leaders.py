@@ -14,11 +14,13 @@ from rewardsmith.agents import TanhGaussianPolicy
 from rewardsmith.bilevel import (
     DRLHF,
     ConstantBaseline,
+    Evidence,
     Follower,
     LabelledClips,
     Leader,
     LeaderState,
     LeaderStats,
+    Needs,
     OneStep,
     SoBiRL,
     Suffix,
@@ -65,7 +67,11 @@ def setting():
 
 @eqx.filter_jit
 def step_once(leader, x, clips, recent, follower):
-    return leader.step(PROBLEM, leader.init(x), clips, recent, follower, jax.random.key(2))
+    return leader.step(PROBLEM, begun(leader, x), Evidence(clips, recent, follower), jax.random.key(2))
+
+
+def begun(leader, x):
+    return leader.init(x, jnp.zeros(3), jnp.zeros(1), jax.random.key(9))
 
 
 def assert_same(a, b, rtol=0.0, atol=0.0):
@@ -137,29 +143,29 @@ def test_normalisation_is_no_parameter(setting):
     np.testing.assert_allclose([rewards.mean(), rewards.std()], [0.0, 1.0], atol=1e-5)
 
 
-def test_further_is_what_the_estimator_wants():
+def test_needs_are_what_the_estimator_wants():
     optimiser = optax.sgd(1.0)
-    assert SoBiRL(optimiser, Suffix(7)).further == 7
-    assert SoBiRL(optimiser, OneStep()).further == DRLHF(optimiser).further == 0
+    assert SoBiRL(optimiser, Suffix(7)).needs == Needs(further=7)
+    assert SoBiRL(optimiser, OneStep()).needs == DRLHF(optimiser).needs == Needs()
+    assert SoBiRL(optimiser, Suffix(7), importance=True).needs == Needs(further=7, log_prob=True)
 
 
 class Watcher(Leader):
     """Remembers which labels it was given: x counts them."""
 
     @property
-    def further(self):
-        return 0
+    def needs(self):
+        return Needs()
 
-    def init(self, x):
+    def init(self, x, observation, action, key):
         return LeaderState(x, optax.EmptyState())
 
-    def step(self, problem, state, clips, recent, follower, key):
+    def step(self, problem, state, evidence, key):
         seen, newest = (
             counts.at[batch.label.astype(int)].add(1)
-            for counts, batch in zip(state.x, (clips, recent), strict=True)
+            for counts, batch in zip(state.x, (evidence.clips, evidence.recent), strict=True)
         )
-        nothing = jnp.zeros(())
-        return LeaderState((seen, newest), state.optimiser), LeaderStats(nothing, nothing, nothing, nothing)
+        return LeaderState((seen, newest), state.optimiser), LeaderStats(*[jnp.zeros(())] * 5)
 
 
 @pytest.mark.parametrize("total, stored, newest", [(3, {0, 1, 2}, {1, 2}), (8, set(range(3, 8)), {6, 7})])
@@ -187,6 +193,8 @@ def test_session_draws_from_the_ring(setting, total, stored, newest):
     seen, seen_lately = (np.asarray(c) for c in state.x)
     assert set(np.flatnonzero(seen)) == stored and seen.sum() == 160
     assert set(np.flatnonzero(seen_lately)) == newest and seen_lately.sum() == 80
+    # Four draws of two: none comes a third time before the other has come twice.
+    assert set(seen_lately[list(newest)]) == {40}
 
 
 def test_what_is_not_a_number_to_learn_is_left_alone(setting):
@@ -202,7 +210,8 @@ def test_what_is_not_a_number_to_learn_is_left_alone(setting):
 
     @jax.jit
     def step(x):
-        return leader.step(problem, leader.init(x), clips, recent, follower, jax.random.key(0))
+        evidence = Evidence(clips, recent, follower)
+        return leader.step(problem, begun(leader, x), evidence, jax.random.key(0))
 
     state, _ = step(x)
     assert state.x["sign"] == -1 and state.x["gain"] != 0.5
@@ -220,7 +229,7 @@ def test_drlhf_explains_the_answers(setting):
             num_steps=150, batch_size=32, recent_batch_size=1, recent=1,
         )
     )  # fmt: skip
-    state, before = session(leader.init(x), jax.random.key(0))
+    state, before = session(begun(leader, x), jax.random.key(0))
     _, after = session(state, jax.random.key(1))
     assert after.loss < 0.5 * before.loss < 0.5 * np.log(2)
 

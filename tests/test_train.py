@@ -43,6 +43,10 @@ SMALL = {
     "eval_every": 160,
     "eval_episodes": 1,
     "checkpoint_every": 200,
+    "snapshot_every": 300,
+    "snapshot_updates": 5,
+    "branch_length": 10,
+    "adjoint_visits": 64,
 }
 CLOCK = ["seconds", "steps_per_second", "share_env", "share_learner", "share_leader"]
 
@@ -85,7 +89,7 @@ def learned(folder: RunFolder):
     path, _ = folder.latest_valid_checkpoint()
     assert path is not None
     state = load_tree(path, training._state())
-    return {name: state[name] for name in ("follower", "replay", "leader", "observation")}
+    return {name: state[name] for name in ("follower", "companions", "replay", "leader", "observation")}
 
 
 def assert_same(first: RunFolder, second: RunFolder):
@@ -101,10 +105,15 @@ def assert_same(first: RunFolder, second: RunFolder):
         ("Pendulum-v1", "sobirl", "one-step"),
         ("Drifting-v0", "drlhf", "one-step"),
         ("Hopper-v5", "sac", "one-step"),
+        ("HalfCheetah-v5", "sobirl fresh", "branch"),
+        ("HalfCheetah-v5", "stoc-sobirl weighted", "adjoint"),
+        ("Pendulum-v1", "bc-hg", "one-step"),
+        ("Pendulum-v1", "pbrl", "one-step"),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, env, method, estimator):
-    config = settings(env=env, method=method, estimator=estimator)
+    method, clips = (*method.split(), "queue")[:2]
+    config = settings(env=env, method=method, estimator=estimator, clips=clips)
     whole = train(config, tmp_path / "whole")
 
     iterate = _Training._iterate
@@ -190,7 +199,14 @@ class Blind(Teacher):
     [
         ("sobirl", "suffix", False),
         ("sobirl", "one-step", False),
+        ("sobirl", "branch", False),
+        ("stoc-sobirl", "adjoint", False),
         ("drlhf", "one-step", False),
+        ("hpgd", "one-step", False),
+        ("bc-hg", "one-step", False),
+        ("pbrl", "one-step", False),
+        ("parl", "one-step", False),
+        ("itd", "one-step", False),
         ("sac", "one-step", True),
     ],
 )

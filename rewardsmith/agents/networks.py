@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._core import MLP
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+# tanh of a float32 rounds to 1 from u = 9 on.
+_INSIDE = 1.0 - 1e-6
 
 
 class TanhGaussianPolicy(eqx.Module):
@@ -40,6 +42,12 @@ class TanhGaussianPolicy(eqx.Module):
         """One action a ~ π(·|s)."""
         mean, log_std = self.moments(observation)
         return jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+
+    def log_prob(self, observation: Float[Array, " o"], action: Float[Array, " a"]) -> Float[Array, ""]:
+        """log π(action|observation), nats; an action on the border counts as one just inside."""
+        mean, log_std = self.moments(observation)
+        u = jnp.arctanh(jnp.clip(action, -_INSIDE, _INSIDE))
+        return tanh_gaussian_log_prob(u, (u - mean) * jnp.exp(-log_std), log_std)
 
     def mode(self, observation: Float[Array, " o"]) -> Float[Array, " a"]:
         """tanh of the mean: the action of the deterministic policy that evaluations use."""

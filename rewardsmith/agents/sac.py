@@ -177,6 +177,31 @@ class SAC(eqx.Module):
         )
         return new_state, SACStats(critic_value, policy_value, -jnp.mean(log_prob), q_mean, temperature)
 
+    def bellman_residual(
+        self, state: SACState, batch: Transition, reward: Float[Array, " b"], key: PRNGKeyArray
+    ) -> Float[Array, ""]:
+        """Root mean square over a batch of min Q(s, a) − (r + γ (1 − terminated) V(s')), in units of reward.
+
+        V(s') = min Q(s', a') − τ log π(a'|s') with one fresh a': its noise is part of the number, and so is
+        what the simulator leaves to chance. Critics of now, not the targets.
+        """
+
+        def gap(transition: Transition, reward: Float[Array, ""], key: PRNGKeyArray) -> Float[Array, ""]:
+            noise = jax.random.normal(key, transition.action.shape)
+            action, log_prob = state.policy.sample_from_noise(transition.next_observation, noise)
+            target = soft_target(
+                reward,
+                transition.terminated,
+                state.critic(transition.next_observation, action),
+                log_prob,
+                state.temperature,
+                self.discount,
+            )
+            return jnp.min(state.critic(transition.observation, transition.action)) - target
+
+        keys = jax.random.split(key, reward.shape[0])
+        return jnp.sqrt(jnp.mean(jax.vmap(gap)(batch, reward, keys) ** 2))
+
     def _average(self, new: Array, old: Array) -> Array:
         return self.polyak * new + (1.0 - self.polyak) * old
 

@@ -16,6 +16,7 @@ from .regularisers import Shannon as Shannon
 from .regularisers import Tsallis as Tsallis
 from .rollouts import Trajectories as Trajectories
 from .rollouts import roll_out as roll_out
+from .rollouts import roll_out_from as roll_out_from
 from .transition import SharedTransition as SharedTransition
 from .transition import SparseTransition as SparseTransition
 from .transition import Transition as Transition

@@ -12,15 +12,15 @@ from .transition import SparseTransition, probability
 
 
 class Trajectories(eqx.Module):
-    """N trajectories of at most T steps.
+    """N trajectories of at most T steps, or one without the axis N.
 
     An action in a terminal state is the last: its reward is received, and `alive` is False from the next
     step on, where states and actions mean nothing.
     """
 
-    states: Int[Array, "N T"]
-    actions: Int[Array, "N T"]
-    alive: Bool[Array, "N T"]
+    states: Int[Array, "*N T"]
+    actions: Int[Array, "*N T"]
+    alive: Bool[Array, "*N T"]
 
 
 def roll_out(
@@ -66,17 +66,41 @@ def roll_out(
     return Trajectories(*jax.vmap(lambda state, own: _walk(world, pi, state, own))(begun, steps))
 
 
+def roll_out_from(
+    world: MDP,
+    policy: Float[Array, "S A"],
+    key: PRNGKeyArray,
+    state: Int[Array, ""],
+    action: Int[Array, ""],
+    horizon: int,
+) -> Trajectories:
+    """One trajectory of `horizon` actions (T,), the first of them given: from (s, a), then π.
+
+    The same key gives the same random numbers at the same step, whatever the state and action.
+    """
+    uniforms = jax.random.uniform(key, (horizon, 2), policy.dtype)
+    return Trajectories(*_walk(world, policy, state, uniforms, action))
+
+
 def _walk(
-    world: MDP, policy: Float[Array, "S A"], state: Int[Array, ""], uniforms: Float[Array, "T 2"]
+    world: MDP,
+    policy: Float[Array, "S A"],
+    state: Int[Array, ""],
+    uniforms: Float[Array, "T 2"],
+    first_action: Int[Array, ""] | None = None,
 ) -> tuple[Int[Array, " T"], Int[Array, " T"], Bool[Array, " T"]]:
-    def step(carry, uniforms):
+    def step(carry, inputs):
         state, alive = carry
+        uniforms, first = inputs
         action = _draw(policy[state], uniforms[0])
+        if first_action is not None:
+            action = jnp.where(first, first_action.astype(action.dtype), action)
         going = alive & ~world.terminal[state]
         successor = jnp.where(going, _successor(world, state, action, uniforms[1]), state)
         return (successor, going), (state, action, alive)
 
-    return jax.lax.scan(step, (state, jnp.asarray(True)), uniforms)[1]
+    first = jnp.arange(uniforms.shape[0]) == 0
+    return jax.lax.scan(step, (state.astype(jnp.int32), jnp.asarray(True)), (uniforms, first))[1]
 
 
 def _successor(

@@ -1,6 +1,7 @@
 """Clips: short stretches of experience, cut so that they never cross the end of an episode."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,12 +19,14 @@ class Clips:
         actions: (n, H + T, *act), as the learner stores them.
         valid: (n, H + T) bool, false behind the end of the episode or of the record. True on the first H.
         true_reward: (n, H), sealed.
+        extras: (n, ...) what else is kept of each clip, by name; of what was recorded a step, (n, H, ...).
     """
 
     observations: np.ndarray
     actions: np.ndarray
     valid: np.ndarray
     true_reward: TrueReward
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Trajectories:
@@ -36,6 +39,7 @@ class Trajectories:
         capacity: steps kept for each environment.
         observation_shape, action_shape: shapes of one.
         observation_dtype, action_dtype: what to store them as.
+        extras: what else to record of each step, by name: arrays (N, ...) like those that `append` will get.
     """
 
     def __init__(
@@ -46,19 +50,30 @@ class Trajectories:
         action_shape: tuple[int, ...],
         observation_dtype: np.typing.DTypeLike = np.float32,
         action_dtype: np.typing.DTypeLike = np.float32,
+        extras: Mapping[str, np.ndarray] | None = None,
     ):
         self.capacity = capacity
         self._observations = np.zeros((capacity, num_envs, *observation_shape), observation_dtype)
         self._actions = np.zeros((capacity, num_envs, *action_shape), action_dtype)
         self._ended = np.zeros((capacity, num_envs), bool)
         self._true_reward = TrueReward(np.zeros((capacity, num_envs)))
+        self._extras = {
+            name: np.zeros((capacity, *like.shape), like.dtype) for name, like in (extras or {}).items()
+        }
         self._steps = 0
 
     def append(
-        self, observation: np.ndarray, action: np.ndarray, ended: np.ndarray, true_reward: TrueReward
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        ended: np.ndarray,
+        true_reward: TrueReward,
+        extras: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Record one step of every environment; `ended` (N,) is true where the episode ended with it."""
         slot = self._steps % self.capacity
+        for name, array in self._extras.items():
+            array[slot] = (extras or {})[name]
         self._observations[slot] = observation
         self._actions[slot] = action
         self._ended[slot] = ended
@@ -69,17 +84,22 @@ class Trajectories:
         """Mark the last step as the end of every episode: the environments are about to be reset."""
         self._ended[(self._steps - 1) % self.capacity] = True
 
-    def sample(self, count: int, horizon: int, further: int, rng: np.random.Generator) -> Clips:
+    def sample(
+        self, count: int, horizon: int, further: int, rng: np.random.Generator, newest: int | None = None
+    ) -> Clips:
         """`count` clips of `horizon` steps, uniform over the places where one fits into an episode.
 
         Args:
             further: T, steps wanted behind each clip; where the episode or the record stops earlier they
                 are marked invalid.
+            newest: look at no more than so many of the last steps of each environment; None: at all.
 
         Raises:
             InputError: no episode on record is as long as a clip.
         """
         length = min(self._steps, self.capacity)
+        if newest is not None:
+            length = min(length, max(newest, horizon))
         # In order of time: row 0 is the oldest step.
         order = (np.arange(length) + self._steps - length) % self.capacity
         ended = self._ended[order]
@@ -103,7 +123,14 @@ class Trajectories:
             actions=self._actions[rows, envs],
             valid=valid,
             true_reward=self._true_reward[rows[:, :horizon], envs],
+            extras={name: array[rows[:, :horizon], envs] for name, array in self._extras.items()},
         )
+
+    def draw_steps(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Observations and actions (count, ...) of steps drawn, with replacement, from all on record."""
+        rows = rng.integers(min(self._steps, self.capacity), size=count)
+        envs = rng.integers(self._observations.shape[1], size=count)
+        return self._observations[rows, envs], self._actions[rows, envs]
 
     @property
     def true_reward(self) -> TrueReward:
@@ -117,6 +144,7 @@ class Trajectories:
             "actions": self._actions,
             "ended": self._ended,
             "steps": np.asarray(self._steps),
+            **{f"extra {name}": array for name, array in self._extras.items()},
         }
 
     def set_state(self, state: dict[str, np.ndarray], true_reward: TrueReward) -> None:
@@ -124,5 +152,7 @@ class Trajectories:
         self._observations[:] = state["observations"]
         self._actions[:] = state["actions"]
         self._ended[:] = state["ended"]
+        for name, array in self._extras.items():
+            array[:] = state[f"extra {name}"]
         self._true_reward[:] = true_reward
         self._steps = int(np.asarray(state["steps"]))

@@ -1,5 +1,6 @@
 """Comparisons: pairs of clips with an answer, in a queue of bounded memory."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ class ComparisonQueue:
         further: T, steps kept behind each clip for the estimators.
         observation_shape, action_shape: shapes of one.
         observation_dtype, action_dtype: what to store them as.
+        extras: what else of `Clips.extras` to keep, by name: an array like one clip's.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class ComparisonQueue:
         action_shape: tuple[int, ...],
         observation_dtype: np.typing.DTypeLike = np.float32,
         action_dtype: np.typing.DTypeLike = np.float32,
+        extras: Mapping[str, np.ndarray] | None = None,
     ):
         length = horizon + further
         self.capacity, self.horizon, self.further = capacity, horizon, further
@@ -41,6 +44,9 @@ class ComparisonQueue:
             "label": np.zeros((capacity,), np.float32),
             "step": np.zeros((capacity,), np.int64),
         }
+        self._extras = tuple(extras or ())
+        for name, like in (extras or {}).items():
+            self._arrays[name] = np.zeros((capacity, 2, *like.shape), like.dtype)
         self.total = 0
 
     def __len__(self) -> int:
@@ -59,6 +65,10 @@ class ComparisonQueue:
         for name in ("observations", "actions", "valid"):
             pair = np.stack([getattr(first, name)[kept], getattr(second, name)[kept]], axis=1)
             self._arrays[name][slots] = pair
+        for name in self._extras:
+            self._arrays[name][slots] = np.stack(
+                [clip.extras[name][kept] for clip in (first, second)], axis=1
+            )
         self._arrays["label"][slots] = label[kept]
         self._arrays["step"][slots] = step
         self.total += len(kept)

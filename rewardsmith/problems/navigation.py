@@ -20,7 +20,7 @@ import numpy as np
 
 from ..mdp import MDP, SparseTransition, state_occupancy
 from ..problem import BilevelProblem
-from ..upper_losses import LeaderReturn
+from ..upper_losses import LeaderReturn, NetReturn
 from ._checks import check_choice, check_not_negative, check_probability
 from ._gridworld import GridMap, slip_matrix, sparse_moves
 from .task import Grid, Task
@@ -109,7 +109,7 @@ def build(
         problem=BilevelProblem(
             world,
             lambda x: for_all_moves(jnp.where(at_goal, 1.0, placed(x) - 0.02)),
-            lambda x, policy: earned(x, policy) + price * cost(x),
+            NetReturn(earned, lambda x: price * cost(x)),
             temperature,
         ),
         start=lambda key: scale * jax.random.normal(key, (states,)),

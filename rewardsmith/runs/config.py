@@ -10,12 +10,25 @@ from .._core import InputError
 
 METHODS = {
     "sobirl": "both terms of the hyper-gradient (Yang et al., AISTATS 2025)",
+    "stoc-sobirl": "sobirl with recursive momentum (Yang et al., AISTATS 2025)",
     "drlhf": "the first term only (Christiano et al., NeurIPS 2017)",
+    "hpgd": "averaged leader's and follower's advantages (Thoma et al., NeurIPS 2024)",
+    "bc-hg": "a learned critic of the leader (Kudo et al., ICAPS 2026)",
+    "pbrl": "a penalty and two policies (Shen et al., ICML 2024)",
+    "parl": "the curvature of the follower's value (Chakraborty et al., ICLR 2024)",
+    "itd": "differentiating through a few steps of the actor",
     "sac": "soft actor-critic on the true reward: the ceiling",
 }
 ESTIMATORS = {
     "one-step": "immediate effect of the action only; cheap, biased",
     "suffix": "discounted rewards along the rest of the trajectory, learned baseline",
+    "branch": "fresh roll-outs from saved states of the simulator, for Q and V",
+    "adjoint": "a correction of the replay's occupancy, fitted by least squares",
+}
+CLIPS = {
+    "queue": "the newest comparisons, drawn by slightly older policies",
+    "fresh": "drawn by the policy of now from saved states; costs simulator steps",
+    "weighted": "the newest comparisons, weighted by how likely the policy of now draws them",
 }
 TEACHERS = {
     "oracle": "always prefers the clip with the larger true return",
@@ -30,7 +43,7 @@ class TrainConfig:
     env: str = "HalfCheetah-v5"
     """Any Gymnasium id with a Box action space and flat observations."""
     method: str = "sobirl"
-    """sobirl, drlhf or sac."""
+    """sobirl, stoc-sobirl, drlhf, hpgd, bc-hg, pbrl, parl, itd or sac."""
     steps: int = 100_000
     """Environment steps in all."""
     comparisons: int = 1000
@@ -39,14 +52,31 @@ class TrainConfig:
     """Source of all randomness."""
 
     estimator: str = "one-step"
-    """sobirl only: how the second term of the hyper-gradient is estimated; one-step or suffix."""
+    """sobirl and stoc-sobirl: how the second term of the hyper-gradient is estimated; one-step, suffix,
+    branch or adjoint."""
+    clips: str = "queue"
+    """Where the second term's clips come from: queue, fresh, or (sobirl and stoc-sobirl) weighted."""
     second_term_weight: float = 1.0
-    """sobirl only: weight of the second term; 1 is the hyper-gradient, 0 is drlhf."""
+    """Weight of the second term; 1 is the hyper-gradient, 0 is drlhf. Not for pbrl."""
     second_term_bound: float | None = 1.0
-    """sobirl only: before it is weighed, the second term is scaled down to at most so many times the norm
-    of the first; none leaves it as it is, and its noise may carry the reward away."""
+    """Before it is weighed, the second term is scaled down to at most so many times the norm of the first;
+    none leaves it as it is, and its noise may carry the reward away. Not for pbrl."""
     suffix_length: int = 100
-    """suffix only: steps of the trajectory used behind each clip."""
+    """suffix, hpgd, bc-hg, parl, itd: steps of the trajectory used behind each clip."""
+    branches: int = 1
+    """branch only: steps of each clip from which roll-outs start."""
+    branch_length: int = 100
+    """branch only: steps of each roll-out."""
+    adjoint_visits: int = 1024
+    """adjoint only: replayed transitions for each gradient step on the reward."""
+    momentum: float = 0.1
+    """stoc-sobirl only: share of the new gradient in the running one; 1 is sobirl."""
+    penalty: float = 10.0
+    """pbrl only: weight of the gap to the follower's best, in units of loss per unit of return."""
+    damping: float = 0.1
+    """parl only: added to the curvature, relative to its mean."""
+    unrolled_steps: int = 5
+    """itd only: steps of the actor that are differentiated."""
     clip_length: int = 25
     """Steps in a clip; clips never cross the end of an episode."""
     teacher: str = "oracle"
@@ -66,9 +96,10 @@ class TrainConfig:
     leader_batch_size: int = 64
     """Comparisons in a gradient step on the reward."""
     recent_batch_size: int = 32
-    """sobirl only: comparisons a step for the second term."""
+    """Comparisons a step for the second term."""
     recent: int = 100
-    """sobirl only: the second term draws from so many of the newest comparisons."""
+    """The second term draws from so many of the newest comparisons; with fresh clips, from those of the
+    session alone."""
     reward_learning_rate: float = 3e-4
     """Adam's, for the reward."""
     reward_hidden: tuple[int, ...] = (128, 128)
@@ -104,11 +135,17 @@ class TrainConfig:
     """Episodes of an evaluation, with the policy's mode."""
     checkpoint_every: int = 25_000
     """Environment steps between two checkpoints."""
+    snapshot_every: int | None = 25_000
+    """Environment steps between two measurements of how far the policy is from one that was trained longer
+    for the same reward; none: never."""
+    snapshot_updates: int = 1000
+    """How many updates longer."""
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
         _one_of("estimator", self.estimator, ESTIMATORS)
         _one_of("teacher", self.teacher, TEACHERS)
+        _one_of("clips", self.clips, CLIPS)
         _one_of("backend", self.backend, ("auto", "mujoco", "gymnasium"))
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
@@ -138,6 +175,14 @@ class TrainConfig:
             raise InputError(
                 f"--learning-starts is {self.random_steps}: give at least --num-envs × --clip-length "
                 f"({self.num_envs * self.clip_length}) and less than --steps ({self.steps})"
+            )
+        if not 0.0 < self.momentum <= 1.0:
+            raise InputError(f"--momentum is {self.momentum}: give a number above 0 and up to 1")
+        if self.method == "pbrl" and self.num_envs % 2:
+            raise InputError(f"--num-envs is {self.num_envs}: pbrl has two policies, give an even number")
+        if self.clips == "weighted" and self.method not in ("sobirl", "stoc-sobirl"):
+            raise InputError(
+                f"--clips weighted is for sobirl and stoc-sobirl: give {self.method} queue or fresh"
             )
         if self.learns_reward and self.comparisons < 1:
             raise InputError(f"--comparisons is {self.comparisons}: {self.method} needs at least 1")
@@ -180,10 +225,12 @@ class TrainConfig:
 _AT_LEAST_ONE = (
     "steps num_envs clip_length queue leader_every leader_steps leader_warmup_steps "
     "leader_batch_size recent_batch_size recent "
-    "ensemble batch_size replay eval_every eval_episodes checkpoint_every"
+    "ensemble batch_size replay eval_every eval_episodes checkpoint_every "
+    "branches branch_length adjoint_visits unrolled_steps snapshot_updates"
 ).split()
 _POSITIVE = (
-    "second_term_bound teacher_temperature reward_learning_rate temperature learning_rate updates_per_step"
+    "second_term_bound teacher_temperature reward_learning_rate temperature learning_rate updates_per_step "
+    "penalty damping snapshot_every"
 ).split()
 
 

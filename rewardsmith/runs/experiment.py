@@ -23,26 +23,26 @@ from ..agents import (
 )
 from ..bilevel import (
     DRLHF,
-    ConstantBaseline,
     Follower,
     LabelledClips,
     Leader,
     LeaderState,
     LeaderStats,
-    LinearBaseline,
-    OneStep,
-    SoBiRL,
-    Suffix,
+    Needs,
+    Visits,
     lead,
 )
+from ..bilevel.sampled import Branches
 from ..envs import EnvSpec
 from ..preferences import BradleyTerryTeacher, Clips, Oracle, Teacher, agreement
 from ..problem import BilevelProblem, PreferenceLoss, SimulatedWorld
 from ..rewards import RewardEnsemble
 from .config import TrainConfig
+from .leaders import make_leader
 
 _NORMALISATION_BATCH = 4096
 _JUDGED_TOGETHER = 64
+_RESIDUAL_BATCH = 1024
 
 
 def _reward(x: RewardEnsemble, observation: Array, action: Array) -> Array:
@@ -60,26 +60,6 @@ def make_problem(config: TrainConfig, spec: EnvSpec) -> BilevelProblem[Simulated
         reward=_reward,
         upper_loss=PreferenceLoss(horizon=config.clip_length, members=_members),
         temperature="auto" if config.temperature is None else config.temperature,
-    )
-
-
-def make_leader(config: TrainConfig) -> Leader | None:
-    """The leader that `config.method` names; None where the reward is given."""
-    optimiser = optax.adam(config.reward_learning_rate)
-    if config.method == "drlhf":
-        return DRLHF(optimiser)
-    if config.method == "sac":
-        return None
-    if config.estimator == "one-step":
-        estimator, baseline = OneStep(), ConstantBaseline()
-    else:
-        estimator, baseline = Suffix(config.suffix_length), LinearBaseline()
-    return SoBiRL(
-        optimiser,
-        estimator=estimator,
-        baseline=baseline,
-        weight=config.second_term_weight,
-        bound=config.second_term_bound,
     )
 
 
@@ -133,27 +113,40 @@ class Experiment:
             batch_size=config.batch_size,
             temperature=config.temperature,
         )
-        self.act = jax.jit(_act)
+        self.needs = Needs() if self.leader is None else self.leader.needs
+        self.act = jax.jit(partial(_act, self.needs.log_prob))
+        self.act_in_streams = jax.jit(_act_in_streams)
         self.store = jax.jit(add, donate_argnums=0)
         self.learn = jax.jit(self._learn, donate_argnums=(0, 1))
         self.lead = jax.jit(partial(self._lead, self.leader))
         # Before the policy has learned anything it is no answer to x, and the second term means nothing.
         self.warm_up = jax.jit(partial(self._lead, DRLHF(optax.adam(config.reward_learning_rate))))
         self.judge = jax.jit(_judge)
+        self.residual = jax.jit(self._residual)
+        self.snapshot = jax.jit(self._snapshot)
 
-    def init(self, key: PRNGKeyArray) -> tuple[SACState, Replay, LeaderState | None]:
-        """A fresh follower, an empty replay and a fresh leader (None where the reward is given)."""
+    def init(self, key: PRNGKeyArray) -> tuple[tuple[SACState, ...], Replay, LeaderState | None]:
+        """Fresh policies, an empty replay and a fresh leader (None where the reward is given)."""
         config = self.config
         size, action_size = self.spec.observation_shape[0], self.spec.action_shape[0]
         follower_key, leader_key = jax.random.split(key)
+        followers = [self.sac.init(size, action_size, key=follower_key)]
+        for which in range(1, self.needs.policies):
+            followers.append(self.sac.init(size, action_size, key=jax.random.fold_in(follower_key, which)))
         leader = None
         if self.leader is not None:
             x = RewardEnsemble(size, action_size, config.reward_hidden, config.ensemble, key=leader_key)
-            leader = self.leader.init(x)
-        follower = self.sac.init(size, action_size, key=follower_key)
+            leader = self.leader.init(
+                x,
+                jnp.zeros(size),
+                jnp.zeros(action_size),
+                jax.random.fold_in(leader_key, 1),
+            )
+            # Now, so that its structure never changes again.
+            leader = self.leader.meet(leader, Follower(followers[0].policy, followers[0].temperature))
         capacity = max(min(config.replay, config.steps), config.num_envs)
         replay = empty_replay(capacity, size, action_size, with_true_reward=not config.learns_reward)
-        return follower, replay, leader
+        return tuple(followers), replay, leader
 
     def accuracy(self, x: RewardEnsemble, first: Clips, second: Clips, label: np.ndarray) -> float | None:
         """Share of the answered pairs whose answer x predicts; None where all are ties or unanswered."""
@@ -173,18 +166,35 @@ class Experiment:
 
     def _learn(
         self,
-        follower: SACState,
+        followers: tuple[SACState, ...],
         replay: Replay,
-        x: RewardEnsemble | None,
+        leader: LeaderState | None,
         transitions: Transition,
         key: PRNGKeyArray,
-    ) -> tuple[SACState, Replay, SACStats]:
-        """Store one step of all environments, then update the follower for the reward r_x of now."""
+    ) -> tuple[tuple[SACState, ...], Replay, SACStats]:
+        """Store one step of all environments, then update each policy for its reward of now."""
         replay = add(replay, transitions)
-        follower, stats = self.sac.update(
-            follower, replay, partial(_reward_of, x), self.config.updates_per_iteration, key
-        )
-        return follower, replay, stats
+        updated, stats = [], []
+        for which, follower in enumerate(followers):
+            own_key = key if which == 0 else jax.random.fold_in(key, which)
+            new, own = self.sac.update(
+                follower,
+                replay,
+                partial(self._reward_of, leader, which),
+                self.config.updates_per_iteration,
+                own_key,
+            )
+            updated.append(new)
+            stats.append(own)
+        return tuple(updated), replay, stats[0]
+
+    def _reward_of(self, leader: LeaderState | None, which: int, transition: Transition) -> Float[Array, ""]:
+        if leader is not None:
+            assert self.leader is not None
+            rewards = self.leader.rewards(self.problem, leader, transition.observation, transition.action)
+            return rewards[which]
+        assert transition.true_reward is not None
+        return transition.true_reward
 
     def _lead(
         self,
@@ -192,47 +202,132 @@ class Experiment:
         state: LeaderState,
         comparisons: dict[str, Array],
         total: Int[Array, ""],
-        policy: TanhGaussianPolicy,
-        temperature: Float[Array, ""],
+        recent: Int[Array, ""],
+        follower: SACState,
         replay: Replay,
+        own_steps: tuple[Array, Array],
         key: PRNGKeyArray,
     ) -> tuple[LeaderState, LeaderStats]:
         """One session of leader steps, then the reward normalised on what the follower visited."""
         assert leader is not None, "sac has no leader"
         config = self.config
         lead_key, normalise_key = jax.random.split(key)
-        clips = LabelledClips(
-            comparisons["observations"], comparisons["actions"], comparisons["valid"], comparisons["label"]
-        )
         state, stats = lead(
             leader,
             self.problem,
             state,
-            clips,
+            _labelled(comparisons),
             total,
-            Follower(policy, temperature),
+            Follower(follower.policy, follower.temperature),
             lead_key,
             num_steps=config.leader_steps,
             batch_size=config.leader_batch_size,
             recent_batch_size=config.recent_batch_size,
-            recent=config.recent,
+            recent=recent,
+            sample_visits=partial(self._sample_visits, leader.needs, replay, own_steps),
         )
         visited = sample(replay, normalise_key, (_NORMALISATION_BATCH,))
         x = state.x.normalise(visited.observation, visited.action)
-        return LeaderState(x, state.optimiser), stats
+        return LeaderState(x, state.optimiser, state.memory), stats
+
+    def _sample_visits(
+        self, needs: Needs, replay: Replay, own_steps: tuple[Array, Array], key: PRNGKeyArray
+    ) -> tuple[Visits | None, Visits | None]:
+        replay_key, own_key = jax.random.split(key)
+        visits = visited = None
+        if needs.visits:
+            drawn = sample(replay, replay_key, (needs.visits,))
+            weights = jnp.full(needs.visits, 1.0 / needs.visits)
+            visits = Visits(
+                drawn.observation, drawn.action, drawn.next_observation, drawn.terminated, weights
+            )
+        if needs.visited:
+            observations, actions = own_steps
+            which = jax.random.randint(own_key, (needs.policies, needs.visited), 0, observations.shape[1])
+            observations, actions = (
+                jax.vmap(lambda pool, rows: pool[rows])(pool, which) for pool in (observations, actions)
+            )
+            # A policy's steps are drawn alike whenever they came, as if episodes had no end: of all the
+            # weight that a discounted occupancy has, each carries the same share.
+            share = 1.0 / ((1.0 - self.config.discount) * needs.visited)
+            nothing = jnp.zeros(which.shape, bool)
+            visited = Visits(observations, actions, observations, nothing, jnp.full(which.shape, share))
+        return visits, visited
+
+    def _residual(
+        self, follower: SACState, replay: Replay, leader: LeaderState | None, key: PRNGKeyArray
+    ) -> Float[Array, ""]:
+        batch_key, own_key = jax.random.split(key)
+        batch = sample(replay, batch_key, (_RESIDUAL_BATCH,))
+        rewards = jax.vmap(partial(self._reward_of, leader, 0))(batch)
+        return self.sac.bellman_residual(follower, batch, rewards, own_key)
+
+    def _snapshot(
+        self, follower: SACState, replay: Replay, leader: LeaderState | None, key: PRNGKeyArray
+    ) -> Float[Array, ""]:
+        """KL(π ‖ π of `snapshot_updates` more updates for the same reward), nats, on replayed states."""
+        learn_key, batch_key, act_key = jax.random.split(key, 3)
+        reward = partial(self._reward_of, leader, 0)
+        longer, _ = self.sac.update(follower, replay, reward, self.config.snapshot_updates, learn_key)
+        states = sample(replay, batch_key, (_RESIDUAL_BATCH,)).observation
+
+        def log_ratio(observation: Array, key: PRNGKeyArray) -> Float[Array, ""]:
+            action = follower.policy.sample(observation, key)
+            return follower.policy.log_prob(observation, action) - longer.policy.log_prob(observation, action)
+
+        return jnp.mean(jax.vmap(log_ratio)(states, jax.random.split(act_key, _RESIDUAL_BATCH)))
+
+
+def _labelled(comparisons: dict[str, Array]) -> LabelledClips:
+    branches = None
+    if "branch_step" in comparisons:
+        branches = Branches(
+            comparisons["branch_step"],
+            comparisons["branch_observations"],
+            comparisons["branch_actions"],
+            comparisons["branch_valid"],
+        )
+    return LabelledClips(
+        comparisons["observations"],
+        comparisons["actions"],
+        comparisons["valid"],
+        comparisons["label"],
+        comparisons.get("log_prob"),
+        branches,
+    )
 
 
 def _act(
-    policy: TanhGaussianPolicy, observation: Float[Array, "n o"], key: PRNGKeyArray, step: Int[Array, ""]
-):
-    return act(policy, observation, jax.random.fold_in(key, step))
+    with_log_prob: bool,
+    policies: tuple[TanhGaussianPolicy, ...],
+    observation: Float[Array, "n o"],
+    key: PRNGKeyArray,
+    step: Int[Array, ""],
+) -> tuple[Float[Array, "n a"], Float[Array, " n"] | None]:
+    """Actions of all environments, the same number for each policy, and their log-probabilities if wanted."""
+    actions, log_probs = [], []
+    for which, (policy, own) in enumerate(zip(policies, jnp.split(observation, len(policies)), strict=True)):
+        own_key = jax.random.fold_in(key, step)
+        action = act(policy, own, own_key if which == 0 else jax.random.fold_in(own_key, which))
+        actions.append(action)
+        if with_log_prob:
+            log_probs.append(jax.vmap(policy.log_prob)(own, action))
+    return jnp.concatenate(actions), jnp.concatenate(log_probs) if with_log_prob else None
 
 
-def _reward_of(x: RewardEnsemble | None, transition: Transition) -> Float[Array, ""]:
-    if x is not None:
-        return x(transition.observation, transition.action)
-    assert transition.true_reward is not None
-    return transition.true_reward
+def _act_in_streams(
+    policy: TanhGaussianPolicy,
+    observation: Float[Array, "n o"],
+    key: PRNGKeyArray,
+    streams: Int[Array, " n"],
+    step: Int[Array, ""],
+) -> Float[Array, "n a"]:
+    """One action each; rows of the same stream share their noise."""
+
+    def one(observation: Array, stream: Array) -> Array:
+        return policy.sample(observation, jax.random.fold_in(jax.random.fold_in(key, stream), step))
+
+    return jax.vmap(one)(observation, streams)
 
 
 def _judge(

@@ -9,8 +9,9 @@ import polars as pl
 from rewardsmith._core import InputError
 from rewardsmith._core.serialise import writing
 
-KINDS = ("eval", "leader", "learner")
-"""Who speaks in a row: an evaluation, an update of the reward, a stretch of the follower's learning."""
+KINDS = ("eval", "leader", "learner", "snapshot")
+"""Who speaks in a row: an evaluation, an update of the reward, a stretch of the follower's learning, a
+comparison of the follower with one that was trained longer."""
 
 SCHEMA: dict[str, type[pl.DataType]] = {
     "step": pl.Int64,
@@ -25,6 +26,11 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "first_norm": pl.Float64,
     "second_norm": pl.Float64,
     "cosine": pl.Float64,
+    "effective_share": pl.Float64,
+    "bellman_residual": pl.Float64,
+    "step_ratio": pl.Float64,
+    "extra_steps": pl.Int64,
+    "kl_to_longer": pl.Float64,
     "critic_loss": pl.Float64,
     "actor_loss": pl.Float64,
     "temperature": pl.Float64,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -13,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core import InputError, TrueReward, TrueRewardReader
+from .._core import InputError, TrueRewardReader
 from .._core.serialise import load_tree
-from ..agents import Transition
+from ..agents import SACState, Transition
 from ..envs import StepResult, make
-from ..preferences import ComparisonQueue, Trajectories, comparisons_due
+from .collect import Collector
 from .config import TrainConfig
 from .evaluate import evaluate
 from .experiment import Experiment
@@ -27,7 +28,9 @@ from .progress import Progress
 
 # Streams of randomness on the host: each use draws from default_rng((seed, stream, step)), so that no
 # generator's state needs saving and a resumed run draws what an uninterrupted one would have.
-_EXPLORE, _CLIPS, _RESET, _EVALUATE = range(4)
+_EXPLORE, _CLIPS, _RESET, _EVALUATE, _OWN = range(5)
+# Steps of each policy's own from which a session of the leader draws.
+_OWN_STEPS = 4096
 
 
 class Stopped(Exception):
@@ -77,23 +80,31 @@ class _Training:
         init_key, self.act_key, self.learn_key, self.lead_key = jax.random.split(
             jax.random.key(config.seed), 4
         )
-        self.follower, self.replay, self.leader = self.experiment.init(init_key)
-        leader = self.experiment.leader
-        self.trajectories = self.queue = None
-        if leader is not None:
-            shapes = (spec.observation_shape, spec.action_shape)
-            # Room for one episode of each environment, or the stretch between two sessions if longer.
-            wanted = max(spec.max_episode_steps or 1000, config.leader_every // config.num_envs)
-            room = max(wanted, config.clip_length + leader.further)
-            self.trajectories = Trajectories(config.num_envs, room, *shapes)
-            self.queue = ComparisonQueue(config.queue, config.clip_length, leader.further, *shapes)
+        # Beyond all steps, which are folded into the same key.
+        self.fork_key, self.residual_key = (
+            jax.random.fold_in(self.lead_key, 2**31 + index) for index in range(2)
+        )
+        self.followers, self.replay, self.leader = self.experiment.init(init_key)
         self.observation = self.env.reset(config.seed)
+        self.collector = None
+        if self.leader is not None:
+            self.collector = Collector(config, self.experiment.needs, self.env)
         self.metrics = Metrics(folder.metrics_path)
-        self.step = 0
+        self.step = self.follower_updates = self.leader_updates = 0
         self.seconds_before = 0.0
         self.clock = {"env": 0.0, "learner": 0.0, "leader": 0.0}
         self.stop_requested = False
         self.started = time.monotonic()
+
+    @property
+    def follower(self) -> SACState:
+        """The policy that is evaluated and whose clips are compared."""
+        return self.followers[0]
+
+    @property
+    def learning(self) -> bool:
+        """Whether the random steps are over."""
+        return self.step >= self.config.random_steps
 
     # ---- the loop -------------------------------------------------------------------------------
 
@@ -106,11 +117,14 @@ class _Training:
             self._stop_on_signal(),
             contextlib.closing(self.env),
             contextlib.closing(self.eval_env),
+            contextlib.closing(self.collector) if self.collector else contextlib.nullcontext(),
         ):
             while self.step < config.steps:
                 self._iterate()
                 if self._crossed(config.eval_every) or self.step >= config.steps:
                     self._evaluate()
+                if config.snapshot_every and self.learning and self._crossed(config.snapshot_every):
+                    self._snapshot()
                 if self._crossed(config.checkpoint_every) or self.step >= config.steps:
                     self._checkpoint()
                 self.progress.update(self.step)
@@ -124,24 +138,27 @@ class _Training:
         if exploring:
             shape = (config.num_envs, *spec.action_shape)
             action = self._rng(_EXPLORE).uniform(-1.0, 1.0, shape).astype(np.float32)
+            # The density of the uniform distribution on [−1, 1]ⁿ.
+            log_prob = np.full(config.num_envs, -math.log(2.0) * math.prod(spec.action_shape), np.float32)
         else:
-            action = np.asarray(
-                self.experiment.act(
-                    self.follower.policy,
-                    self.observation.astype(np.float32),
-                    self.act_key,
-                    np.int32(self.step),
-                )
+            action, log_prob = self.experiment.act(
+                tuple(follower.policy for follower in self.followers),
+                self.observation.astype(np.float32),
+                self.act_key,
+                np.int32(self.step),
             )
+            action, log_prob = np.asarray(action), np.asarray(log_prob)
         # Waiting for the action is waiting for the updates before it.
         acted = time.monotonic()
+        before = {} if self.collector is None else self.collector.before(self.env)
         result = self.env.step(spec.from_unit(action))
         self.clock["learner"] += acted - started
         self.clock["env"] += time.monotonic() - acted
         transitions = self._transitions(action, result)
-        if self.trajectories is not None:
+        if self.collector is not None:
             ended = result.terminated | result.truncated
-            self.trajectories.append(self.observation, action, ended, result.reward)
+            extras = before | {"log_prob": log_prob} if self.experiment.needs.log_prob else before
+            self.collector.append(self.observation, action, ended, result.reward, extras)
             if result.terminated.any():
                 self._warn_of_termination()
         self.observation = result.observation
@@ -150,15 +167,15 @@ class _Training:
         if exploring:
             self.replay = self.experiment.store(self.replay, transitions)
         else:
-            x = None if self.leader is None else self.leader.x
             key = jax.random.fold_in(self.learn_key, self.step)
-            self.follower, self.replay, stats = self.experiment.learn(
-                self.follower, self.replay, x, transitions, key
+            self.followers, self.replay, stats = self.experiment.learn(
+                self.followers, self.replay, self.leader, transitions, key
             )
+            self.follower_updates += config.updates_per_iteration
             if self._crossed(config.eval_every):
                 self._record_learner(stats)
         self.clock["learner"] += time.monotonic() - started
-        if self.queue is not None and self.step >= config.random_steps:
+        if self.collector is not None and self.step >= config.random_steps:
             first = self.step - config.num_envs < config.random_steps
             if first or self._crossed(config.leader_every):
                 started = time.monotonic()
@@ -181,25 +198,28 @@ class _Training:
 
     def _session(self, first: bool) -> None:
         """Ask the teacher what is due by now, then update the reward."""
-        assert self.queue is not None and self.leader is not None
-        config, accuracy = self.config, self._ask()
+        assert self.collector is not None and self.leader is not None
+        config, accuracy = self.config, self._ask(first)
         program = self.experiment.warm_up if first else self.experiment.lead
         repeats = max(1, round(config.leader_warmup_steps / config.leader_steps)) if first else 1
-        stats = None
+        residual = None if first else self._residual()
+        queue, stats = self.collector.queue, None
         for repeat in range(repeats):
             key = jax.random.fold_in(jax.random.fold_in(self.lead_key, self.step), repeat)
             self.leader, stats = program(
                 self.leader,
-                {name: array for name, array in self.queue.arrays().items() if name != "step"},
-                np.int32(self.queue.total),
-                self.follower.policy,
-                self.follower.temperature,
+                {name: array for name, array in queue.arrays().items() if name != "step"},
+                np.int32(queue.total),
+                np.int32(self.collector.recent()),
+                self.follower,
                 self.replay,
+                self.collector.draw_steps(_OWN_STEPS, self._rng(_OWN)),
                 key,
             )
         assert stats is not None
+        self.leader_updates += repeats * config.leader_steps
         self._check_finite("the leader's loss", stats.loss)
-        second = None if first or config.method != "sobirl" else stats
+        second = None if first or config.method == "drlhf" else stats
         self._record(
             "leader",
             preference_accuracy=accuracy,
@@ -207,23 +227,38 @@ class _Training:
             first_norm=stats.first_norm,
             second_norm=None if second is None else second.second_norm,
             cosine=None if second is None else second.cosine,
+            effective_share=None if second is None else second.effective_share,
+            bellman_residual=residual,
+            step_ratio=self.follower_updates / self.leader_updates,
+            extra_steps=self.collector.extra_steps,
         )
-        self.progress.update(self.step, preference_accuracy=accuracy, comparisons=self.queue.total)
+        self.progress.update(self.step, preference_accuracy=accuracy, comparisons=queue.total)
 
-    def _ask(self) -> float | None:
+    def _ask(self, first: bool) -> float | None:
         """Ask for the comparisons that are due; how many of the answers the reward foresaw."""
-        assert self.queue is not None and self.trajectories is not None and self.leader is not None
-        config = self.config
-        last_session = config.steps // config.leader_every * config.leader_every
-        due = comparisons_due(self.step, last_session, config.comparisons) - self.queue.total
+        assert self.collector is not None and self.leader is not None
+        due = self.collector.due(self.step)
         if due <= 0:
             return None
-        rng, horizon, further = self._rng(_CLIPS), config.clip_length, self.queue.further
-        first = self.trajectories.sample(due, horizon, further, rng)
-        second = self.trajectories.sample(due, horizon, further, rng)
-        label = self.experiment.teacher.answer(first.true_reward, second.true_reward, rng)
-        self.queue.append(first, second, label, self.step)
-        return self.experiment.accuracy(self.leader.x, first, second, label)
+        policy, key = self.follower.policy, jax.random.fold_in(self.fork_key, self.step)
+
+        def act(observation: np.ndarray, streams: np.ndarray, step: int) -> np.ndarray:
+            # Step −1 is a fresh action for a branch.
+            return np.asarray(
+                self.experiment.act_in_streams(
+                    policy, observation.astype(np.float32), key, streams.astype(np.int32), np.int32(step + 1)
+                )
+            )
+
+        fresh = self.config.clips == "fresh" and not first
+        pairs = self.collector.ask(
+            due, self.step, self.experiment.teacher, act, self._rng(_CLIPS), fresh=fresh
+        )
+        return self.experiment.accuracy(self.leader.x, *pairs)
+
+    def _residual(self) -> Any:
+        key = jax.random.fold_in(self.residual_key, self.step)
+        return self.experiment.residual(self.follower, self.replay, self.leader, key)
 
     # ---- what is seen and kept ------------------------------------------------------------------
 
@@ -238,6 +273,12 @@ class _Training:
         )
         self.metrics.flush()
         self.progress.update(self.step, true_return=mean)
+
+    def _snapshot(self) -> None:
+        """How far the policy is from one that learns on from here for the same reward."""
+        key = jax.random.fold_in(jax.random.fold_in(self.residual_key, 2**31), self.step)
+        divergence = self.experiment.snapshot(self.follower, self.replay, self.leader, key)
+        self._record("snapshot", kl_to_longer=divergence)
 
     def _record_learner(self, stats: Any) -> None:
         self._check_finite("the critic's loss", stats.critic_loss)
@@ -258,7 +299,7 @@ class _Training:
             kind=kind,
             seconds=seconds,
             steps_per_second=self.step / max(seconds, 1e-9),
-            comparisons=0 if self.queue is None else self.queue.total,
+            comparisons=0 if self.collector is None else self.collector.queue.total,
             **shares,
             **columns,
         )
@@ -284,6 +325,7 @@ class _Training:
         """Everything a resumed run needs, as a pytree of arrays."""
         state: dict[str, Any] = {
             "follower": self.follower,
+            "companions": self.followers[1:],
             "replay": self.replay,
             "leader": self.leader,
             "observation": self.observation,
@@ -291,13 +333,12 @@ class _Training:
             "seconds": np.asarray(self._seconds()),
             "clock": {name: np.asarray(spent) for name, spent in self.clock.items()},
             "metrics_rows": np.asarray(len(self.metrics)),
+            "updates": np.asarray([self.follower_updates, self.leader_updates]),
         }
         if self.env.restorable:
             state["env"] = self.env.get_state()
-        if self.trajectories is not None and self.queue is not None:
-            sealed = self.trajectories.true_reward.reveal(TrueRewardReader.CHECKPOINT)
-            state["trajectories"] = self.trajectories.get_state() | {"true_reward": sealed}
-            state["queue"] = self.queue.get_state()
+        if self.collector is not None:
+            state["collector"] = self.collector.get_state()
         return state
 
     def restore(self) -> None:
@@ -314,7 +355,9 @@ class _Training:
             print(f"no checkpoint in {self.folder.path} yet: starting it anew")
             return
         state = load_tree(path, self._state())
-        self.follower, self.replay, self.leader = state["follower"], state["replay"], state["leader"]
+        self.followers = (state["follower"], *state["companions"])
+        self.replay, self.leader = state["replay"], state["leader"]
+        self.follower_updates, self.leader_updates = (int(count) for count in state["updates"])
         self.step, self.seconds_before = int(state["step"]), float(state["seconds"])
         self.clock = {name: float(spent) for name, spent in state["clock"].items()}
         self.observation = state["observation"]
@@ -323,10 +366,8 @@ class _Training:
         else:
             # As the uninterrupted run did when it wrote this checkpoint.
             self.env.reset(self._reset_seed())
-        if self.trajectories is not None and self.queue is not None:
-            sealed = state["trajectories"].pop("true_reward")
-            self.trajectories.set_state(state["trajectories"], TrueReward(sealed))
-            self.queue.set_state(state["queue"])
+        if self.collector is not None:
+            self.collector.set_state(state["collector"])
         self.metrics = Metrics.load(self.folder.metrics_path)
         self.metrics.truncate(int(state["metrics_rows"]))
 
@@ -334,12 +375,12 @@ class _Training:
         if not self.env.restorable:
             # What cannot be restored is started anew, here and when resumed, so that both go on alike.
             self.observation = self.env.reset(self._reset_seed())
-            if self.trajectories is not None:
-                self.trajectories.cut()
+            if self.collector is not None:
+                self.collector.cut()
         self.metrics.flush()
         self.folder.save_checkpoint(self.step, self._state())
-        if self.queue is not None:
-            self.queue.write_parquet(self.folder.comparisons_path)
+        if self.collector is not None:
+            self.collector.queue.write_parquet(self.folder.comparisons_path)
 
     def _stop(self) -> None:
         if self.env.restorable:

@@ -1,10 +1,12 @@
 """DRLHF: follow the first term of the hyper-gradient only."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 
-from .leader import Leader, LeaderStats, descend, start
+from .data import Needs
+from .leader import Leader, descend, mixed, start
 from .terms import first_term
 
 
@@ -23,18 +25,16 @@ class DRLHF(Leader):
     optimiser: optax.GradientTransformation = eqx.field(static=True)
 
     @property
-    def further(self) -> int:
-        """See `Leader.further`."""
-        return 0
+    def needs(self) -> Needs:
+        """See `Leader.needs`: the clips alone."""
+        return Needs()
 
-    def init(self, x):
+    def init(self, x, observation, action, key):
         """See `Leader.init`."""
         return start(self.optimiser, x)
 
-    def step(self, problem, state, clips, recent, follower, key):
+    def step(self, problem, state, evidence, key):
         """See `Leader.step`."""
-        del recent, follower, key
-        loss, gradient = first_term(problem, state.x, clips)
-        nothing = jnp.zeros_like(loss)
-        stats = LeaderStats(loss, optax.tree.norm(gradient), nothing, nothing)
+        loss, first = first_term(problem, state.x, evidence.clips)
+        gradient, stats = mixed(loss, first, jax.tree.map(jnp.zeros_like, first))
         return descend(self.optimiser, state, gradient), stats

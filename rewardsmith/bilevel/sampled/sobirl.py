@@ -1,15 +1,14 @@
 """SoBiRL: follow both terms of the hyper-gradient, the second estimated from the newest clips."""
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import optax
 
-from .._core import InputError
 from .baselines import Baseline, LinearBaseline
-from .estimators import Estimator, Suffix
-from .leader import Leader, LeaderStats, descend, start
-from .terms import first_term, second_term
+from .data import Needs, with_log_prob
+from .estimator import Estimator
+from .leader import Leader, check_mixture, descend, mixed, start
+from .suffix import Suffix
+from .terms import both_terms
 
 
 class SoBiRL(Leader):
@@ -30,6 +29,7 @@ class SoBiRL(Leader):
             it as it is. Where the bound binds, the step is no longer along ∇φ: a price for not following
             noise, since on a simulator the estimate from some tens of pairs is orders of magnitude longer
             than the first term and grows with the loss that weighs it.
+        importance: weigh the clips of the second term by how likely the follower of now would draw them.
     """
 
     optimiser: optax.GradientTransformation = eqx.field(static=True)
@@ -37,34 +37,31 @@ class SoBiRL(Leader):
     baseline: Baseline = LinearBaseline()
     weight: float = eqx.field(default=1.0, static=True)
     bound: float | None = eqx.field(default=None, static=True)
+    importance: bool = eqx.field(default=False, static=True)
 
     def __check_init__(self) -> None:
-        if self.bound is not None and not 0.0 < self.bound < jnp.inf:
-            raise InputError(f"bound of the second term is {self.bound}; give a positive number, or None")
-        if not 0.0 <= self.weight < jnp.inf:
-            raise InputError(f"weight of the second term is {self.weight}; give a number ≥ 0 (1 by default)")
+        check_mixture(self.weight, self.bound)
 
     @property
-    def further(self) -> int:
-        """See `Leader.further`: what the estimator wants."""
-        return self.estimator.further
+    def needs(self) -> Needs:
+        """See `Leader.needs`: what the estimator wants."""
+        return with_log_prob(self.estimator.needs, self.importance)
 
-    def init(self, x):
+    def init(self, x, observation, action, key):
         """See `Leader.init`."""
         return start(self.optimiser, x)
 
-    def step(self, problem, state, clips, recent, follower, key):
+    def step(self, problem, state, evidence, key):
         """See `Leader.step`."""
-        loss, first = first_term(problem, state.x, clips)
-        second = second_term(problem, state.x, recent, follower, self.estimator, self.baseline, key)
-        first_norm, second_norm = optax.tree.norm(first), optax.tree.norm(second)
-        inner = sum(
-            jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+        loss, first, second, share = both_terms(
+            problem,
+            state.x,
+            evidence,
+            evidence.follower,
+            self.estimator,
+            self.baseline,
+            key,
+            importance=self.importance,
         )
-        # Both norms can be zero: a reward that is constant, a loss that is.
-        cosine = inner / jnp.maximum(first_norm * second_norm, 1e-30)
-        shrink = 1.0
-        if self.bound is not None:
-            shrink = jnp.minimum(1.0, self.bound * first_norm / jnp.maximum(second_norm, 1e-30))
-        gradient = jax.tree.map(lambda a, b: a + self.weight * shrink * b, first, second)
-        return descend(self.optimiser, state, gradient), LeaderStats(loss, first_norm, second_norm, cosine)
+        gradient, stats = mixed(loss, first, second, self.weight, self.bound, share)
+        return descend(self.optimiser, state, gradient), stats

@@ -1,0 +1,37 @@
+"""Hyper-gradients from samples: estimators, baselines, and one file for each method with a deep follower."""
+
+from .adjoint import FittedAdjoint as FittedAdjoint
+from .baselines import Baseline as Baseline
+from .baselines import ConstantBaseline as ConstantBaseline
+from .baselines import LinearBaseline as LinearBaseline
+from .bchg import SampledBCHG as SampledBCHG
+from .branch import Branch as Branch
+from .data import Branches as Branches
+from .data import Evidence as Evidence
+from .data import Follower as Follower
+from .data import LabelledClips as LabelledClips
+from .data import Needs as Needs
+from .data import Policy as Policy
+from .data import Visits as Visits
+from .drlhf import DRLHF as DRLHF
+from .estimator import Estimator as Estimator
+from .hpgd import SampledHPGD as SampledHPGD
+from .leader import Leader as Leader
+from .leader import LeaderState as LeaderState
+from .leader import LeaderStats as LeaderStats
+from .leader import lead as lead
+from .one_step import OneStep as OneStep
+from .parl import SampledPARL as SampledPARL
+from .pbrl import SampledPBRL as SampledPBRL
+from .sobirl import SoBiRL as SoBiRL
+from .stoc_sobirl import StocSoBiRL as StocSoBiRL
+from .suffix import Suffix as Suffix
+from .table import TablePolicy as TablePolicy
+from .table import draw_evidence as draw_evidence
+from .table import exact_follower as exact_follower
+from .table import exact_followers as exact_followers
+from .table import on_clips as on_clips
+from .table import step_on_table as step_on_table
+from .terms import first_term as first_term
+from .terms import second_term as second_term
+from .unrolled import SampledUnrolled as SampledUnrolled

@@ -1,0 +1,44 @@
+"""The one-step estimator: what an action changes at once."""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from ..._core import InputError
+from .data import Needs
+from .estimator import Estimator, minus_expected
+
+
+class OneStep(Estimator):
+    """∇Q − ∇V ≈ ∇r(s, a) − E_{a'~π} ∇r(s, a'): what the action changes at once, nothing later.
+
+    The bias is that of γ = 0; it is what published deep implementations of SoBiRL compute. No bias where an
+    action has no consequences.
+
+    Args:
+        num_actions: fresh actions a' for the expectation.
+    """
+
+    num_actions: int = eqx.field(default=4, static=True)
+
+    def __check_init__(self) -> None:
+        if self.num_actions < 1:
+            raise InputError(f"num_actions is {self.num_actions}; give at least 1")
+
+    @property
+    def needs(self) -> Needs:
+        """See `Estimator.needs`: the clips alone."""
+        return Needs()
+
+    def surrogate(self, reward_at, clips, weights, visits, policy, discount, key):
+        """See `Estimator.surrogate`."""
+        del visits, discount
+        horizon = weights.shape[2]
+        differences = minus_expected(
+            reward_at,
+            clips.observations[:, :, :horizon],
+            clips.actions[:, :, :horizon],
+            policy,
+            self.num_actions,
+            key,
+        )
+        return jnp.sum(weights * differences)

@@ -1,0 +1,1 @@
+"""The microscope: sampled hyper-gradients held against the exact one."""
