@@ -1,20 +1,27 @@
-"""Features of estimators and baselines, and one regression for all steps of a clip."""
+"""Features, one regression for all steps of a clip, and estimators in a simulator."""
 
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rewardsmith.agents.networks import TanhGaussianPolicy
 from rewardsmith.bilevel.sampled._ridge import predictions_at_steps
+from rewardsmith.bilevel.sampled.adjoint import FittedAdjoint
 from rewardsmith.bilevel.sampled.baselines import LinearBaseline
+from rewardsmith.bilevel.sampled.branch import Branch
+from rewardsmith.bilevel.sampled.data import Branches, Follower, LabelledClips, Visits
 from rewardsmith.bilevel.sampled.features import (
     ActionInteractions,
     OneHotPairs,
     OneHotStates,
     RandomFeatures,
 )
+from rewardsmith.bilevel.sampled.terms import second_term
+from rewardsmith.problem import BilevelProblem, PreferenceLoss, SimulatedWorld
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -91,3 +98,46 @@ def test_a_shared_baseline_helps_where_clips_are_few():
         return np.mean((np.asarray(fitted) - truth) ** 2)
 
     assert error(True) < 0.2 * error(False)
+
+
+# ---- in a simulator -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("estimator", [FittedAdjoint(RandomFeatures(16)), Branch(2, 5)])
+def test_in_a_simulator(estimator):
+    """One step of SoBiRL in float32 with arrays as observations and actions, under jit and vmap."""
+    rng = np.random.default_rng(9)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    def actions(*shape):
+        return jnp.asarray(np.tanh(rng.normal(size=(*shape, 2))), jnp.float32)
+
+    with jax.enable_x64(False):
+        policy = TanhGaussianPolicy(5, 2, [8], key=jax.random.key(9))
+        branches = Branches(
+            jnp.asarray(rng.integers(4, size=(6, 2, 2))),
+            normal(6, 2, 2, 2, 5, 5),
+            actions(6, 2, 2, 2, 5),
+            jnp.ones((6, 2, 2, 2, 5), bool),
+        )
+        clips = LabelledClips(
+            normal(6, 2, 9, 5),
+            actions(6, 2, 9),
+            jnp.ones((6, 2, 9), bool),
+            jnp.linspace(0, 1, 6),
+            branches=branches,
+        )
+        visits = Visits(
+            normal(50, 5), actions(50), normal(50, 5), jnp.arange(50) % 7 == 0, jnp.full(50, 0.02)
+        )
+        follower = Follower(policy, jnp.float32(0.2))
+        world, baseline = SimulatedWorld("Nowhere-v0", 0.9), LinearBaseline(shared=True)
+        problem = BilevelProblem(world, lambda x, s, a: x[:5] @ s + x[5:] @ a, PreferenceLoss(4), "auto")
+
+        def second(x, key):
+            return second_term(problem, x, clips, follower, estimator, baseline, key, visits=visits)
+
+        found = eqx.filter_jit(jax.vmap(second))(normal(3, 7), jax.random.split(jax.random.key(9), 3))
+    assert found.dtype == jnp.float32 and np.isfinite(found).all() and (abs(found) > 0).all()

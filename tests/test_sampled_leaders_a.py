@@ -31,7 +31,7 @@ from rewardsmith.problems import make
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
-FURTHER, RUNS, STEPS = 40, 5, 30
+FURTHER, RUNS, STEPS = 40, 4, 30
 # The step size is part of the state: at 0 a run gives many estimates at one x, otherwise it descends.
 ADAM = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
 COUNTS = {"preference": 256, "contract": 64}
@@ -204,7 +204,6 @@ def test_variance_falls_where_x_moves_slowly(preference):
     states, _ = preference.run("stoc", 1e-3)
     drawn = states.memory.direction
     variance = drawn.var(axis=0, ddof=1).sum(axis=1)
-    print(variance[0], variance[-1], relative_error(drawn[:, -1], preference.exact[1]))
     # The first direction is g itself. In the limit ρ/(2 − ρ) = 0.05 of its variance is left where x stands.
     assert variance[-1] < 0.25 * variance[0]
     assert relative_error(drawn[:, -1], preference.exact[1]) < 0.15
@@ -250,7 +249,6 @@ def test_importance_weights_give_the_gradient_before(preference):
         problem = eqx.tree_at(lambda p: p.world.discount, preference.problem, jnp.asarray(discount))
         exact = np.asarray(hypergradient(problem, then)[1])
         weighted, unweighted = np.asarray(estimates(jnp.asarray(discount)))
-        print(relative_error(weighted, exact), relative_error(unweighted, exact))
         assert relative_error(weighted, exact) < largest_error
         assert relative_error(unweighted, exact) > unweighted_error
         assert errors_in_deviations(unweighted, exact).max() > 10
@@ -289,11 +287,6 @@ def test_hpgd_is_the_hypergradient(name, mean, request):
     setting = request.getfixturevalue(name)
     estimates = setting.estimates("hpgd").reshape(RUNS * STEPS, -1)
     exact = setting.exact[1]
-    print(
-        cosines(estimates, exact).mean(),
-        errors_in_deviations(estimates, exact),
-        relative_error(estimates, exact),
-    )
     assert cosines(estimates, exact).mean() > mean
     assert errors_in_deviations(estimates, exact).max() < 4
     assert relative_error(estimates, exact) < 0.08
@@ -359,7 +352,6 @@ def test_bchg_is_unbiased_with_the_right_critic(preference):
     exact = preference.exact[1]
     # Whatever the critic has learned since is of other clips than those it weighs.
     means = estimates.mean(axis=1)
-    print(errors_in_deviations(means, exact), relative_error(means, exact))
     assert errors_in_deviations(means, exact).max() < 4
     assert relative_error(means, exact) < 0.05
 
@@ -368,7 +360,6 @@ def test_bchg_is_unbiased_with_the_right_critic(preference):
 def test_bchg_with_a_learned_critic(name, mean, request):
     setting = request.getfixturevalue(name)
     told = cosines(setting.estimates("bchg"), setting.exact[1])
-    print(told.mean(axis=0))
     assert told[:, -10:].mean() > mean
 
 
@@ -386,7 +377,6 @@ def test_thirty_steps_descend(name, method, request):
     setting = request.getfixturevalue(name)
     states, _ = setting.run(method, 0.05)
     after = [float(hypergradient(setting.task.problem, x)[0]) for x in states.x[:, -1]]
-    print(name, method, setting.exact[0], np.mean(after), np.max(after))
     assert np.mean(after) < setting.exact[0] - 0.3 * abs(setting.exact[0])
     assert np.max(after) < setting.exact[0]
 

@@ -3,10 +3,7 @@
 import contextlib
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from .experiment import Experiment
 from .folder import RunFolder
 from .metrics import Metrics
 from .progress import Progress
+from .signals import on_signal
 
 # Streams of randomness on the host: each use draws from default_rng((seed, stream, step)), so that no
 # generator's state needs saving and a resumed run draws what an uninterrupted one would have.
@@ -114,7 +112,7 @@ class _Training:
         start = self.step
         with (
             Progress(config.steps, start) as self.progress,
-            self._stop_on_signal(),
+            on_signal(self._request_stop),
             contextlib.closing(self.env),
             contextlib.closing(self.eval_env),
             contextlib.closing(self.collector) if self.collector else contextlib.nullcontext(),
@@ -390,26 +388,9 @@ class _Training:
             told = f"stopped at step {self.step:,}, to go on from the last checkpoint"
         raise Stopped(f"{told}: rewardsmith train --resume {self.folder.path}")
 
-    @contextlib.contextmanager
-    def _stop_on_signal(self) -> Iterator[None]:
-        """Finish the iteration first, then stop; a second signal stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def request(signum: int, frame: Any) -> None:
-            del frame
-            if self.stop_requested:
-                raise KeyboardInterrupt
-            self.stop_requested = True
-            self.progress.message(f"{signal.Signals(signum).name}: finishing this step and saving")
-
-        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _request_stop(self, name: str) -> None:
+        self.stop_requested = True
+        self.progress.message(f"{name}: finishing this step and saving")
 
     def _crossed(self, every: int) -> bool:
         return self.step // every != (self.step - self.config.num_envs) // every

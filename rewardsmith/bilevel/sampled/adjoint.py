@@ -39,9 +39,9 @@ class FittedAdjoint(Estimator):
 
         ½ E_D[(ν(s, a) − γν(s', a'₁)) (ν(s, a) − γν(s', a'₂))] − ⟨b, ν⟩
 
-    with a'₁, a'₂ independent. But both actions share s', so the form carries γ² E_D Var_{s'}[E_{a'} ν(s', a')]
-    on top: for worlds that are deterministic. In others the bias stays however much is sampled. With few
-    visits the sampled form need not be positive, and can be near singular.
+    with a'₁, a'₂ independent. But both actions share s', so that γ² E_D Var_{s'}[E_{a'} ν(s', a')] comes on
+    top: for worlds that are deterministic. In others the bias stays however much is sampled. With few visits
+    the sampled form need not be positive, and can be near singular.
 
     Bias: that, what the features miss, and of order ridge and 1/visits. D must reach what the follower does.
     Source of the least-squares form: Nachum et al., *DualDICE*, NeurIPS 2019; of the projected one: its
