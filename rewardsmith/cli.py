@@ -160,20 +160,21 @@ def _solve(
 
 
 def check(config: tyro.conf.OmitArgPrefixes[CheckConfig], out: Path | None = None) -> None:
-    """Hold sampled hyper-gradients of problems on tables against the exact one.
+    """Hold sampled hyper-gradients against the exact one on tables, or a run's against long branches.
 
-    The follower is solved exactly, clips are drawn afresh for each estimate. Tells bias, deviation, cosine
-    and cost of each estimator at each number of clips; writes them, with a plot of error against that number,
-    into a folder. In float64.
+    On a table the follower is solved exactly and clips are drawn afresh for each estimate: bias, deviation,
+    cosine and cost of each estimator at each number of clips, with a plot of error against that number; in
+    float64. Of a run the last checkpoint's reward and policy are taken: how much signal each estimator has
+    and how well it agrees with the mean of long roll-outs from saved states.
 
     Args:
         config: settings.
-        out: folder of the check; must not hold anything. Default: runs/check-PROBLEM.
+        out: folder of the check; must not hold anything. Default: runs/check-NAME.
     """
     from .runs.check.run import start
 
-    name = "-".join(("check", *config.problems)) if config.problems else "check-tables"
-    start(config, out if out is not None else Path("runs") / name)
+    names = (config.run.resolve().name,) if config.run is not None else config.problems or ("tables",)
+    start(config, out if out is not None else Path("runs") / "-".join(("check", *names)))
 
 
 def list_choices() -> None:

@@ -216,7 +216,7 @@ class Experiment:
             leader,
             self.problem,
             state,
-            _labelled(comparisons),
+            labelled(comparisons),
             total,
             Follower(follower.policy, follower.temperature),
             lead_key,
@@ -224,15 +224,16 @@ class Experiment:
             batch_size=config.leader_batch_size,
             recent_batch_size=config.recent_batch_size,
             recent=recent,
-            sample_visits=partial(self._sample_visits, leader.needs, replay, own_steps),
+            sample_visits=partial(self.sample_visits, leader.needs, replay, own_steps),
         )
         visited = sample(replay, normalise_key, (_NORMALISATION_BATCH,))
         x = state.x.normalise(visited.observation, visited.action)
         return LeaderState(x, state.optimiser, state.memory), stats
 
-    def _sample_visits(
-        self, needs: Needs, replay: Replay, own_steps: tuple[Array, Array], key: PRNGKeyArray
+    def sample_visits(
+        self, needs: Needs, replay: Replay, own_steps: tuple[Array, Array] | None, key: PRNGKeyArray
     ) -> tuple[Visits | None, Visits | None]:
+        """What a leader step wants of the replay, and of each policy's own steps; None where it does not."""
         replay_key, own_key = jax.random.split(key)
         visits = visited = None
         if needs.visits:
@@ -242,6 +243,7 @@ class Experiment:
                 drawn.observation, drawn.action, drawn.next_observation, drawn.terminated, weights
             )
         if needs.visited:
+            assert own_steps is not None
             observations, actions = own_steps
             which = jax.random.randint(own_key, (needs.policies, needs.visited), 0, observations.shape[1])
             observations, actions = (
@@ -278,7 +280,8 @@ class Experiment:
         return jnp.mean(jax.vmap(log_ratio)(states, jax.random.split(act_key, _RESIDUAL_BATCH)))
 
 
-def _labelled(comparisons: dict[str, Array]) -> LabelledClips:
+def labelled(comparisons: dict[str, Array]) -> LabelledClips:
+    """The arrays of a queue as clips."""
     branches = None
     if "branch_step" in comparisons:
         branches = Branches(

@@ -280,14 +280,7 @@ class _Training:
 
     def _record_learner(self, stats: Any) -> None:
         self._check_finite("the critic's loss", stats.critic_loss)
-        self._record(
-            "learner",
-            critic_loss=stats.critic_loss,
-            actor_loss=stats.actor_loss,
-            temperature=stats.temperature,
-            entropy=stats.entropy,
-            q_mean=stats.q_mean,
-        )
+        self._record("learner", **vars(stats))
 
     def _record(self, kind: str, **columns: Any) -> None:
         seconds = self._seconds()

@@ -1,7 +1,8 @@
-"""The settings of `check` on tables: one dataclass, which is the command line and the file."""
+"""The settings of `check`: one dataclass, which is the command line and the file."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -25,8 +26,9 @@ _LEAST_REPEATS, _FACTOR = 3, 4
 class CheckConfig:
     """Settings of a check. Everything random follows from the seeds."""
 
-    problems: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROBLEM")] = ()
-    """Names of problems on tables; rewardsmith list shows them. None: preference, contract and shaping."""
+    problems: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROBLEM|RUN")] = ()
+    """Names of problems on tables; rewardsmith list shows them. None: preference, contract and shaping. Or
+    the folder of one run of rewardsmith train."""
     estimators: tuple[str, ...] = tuple(ESTIMATORS)
     """Which of one-step, suffix, branch and adjoint."""
     option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -34,23 +36,29 @@ class CheckConfig:
     temperature: float | None = None
     """τ of the follower, in units of reward; none takes the problem's own."""
     pairs: int = 1024
-    """Tuples of clips in the largest estimate; 64, 256, … are measured on the way there."""
+    """Tuples of clips in the largest estimate; 64, 256, … are measured on the way there. Of a run: in all, in
+    batches of the size that it was trained with."""
     repeats: int = 10
-    """Independent estimates of each kind and size."""
+    """Tables only: independent estimates of each kind and size."""
     horizon: int | None = None
-    """Steps of a clip where the leader's return is a sum without end; none: until γ^H is 0.001."""
+    """Tables only: steps of a clip where the leader's return is a sum without end; none: until γ^H is
+    0.001."""
+    branch_length: int | None = None
+    """A run only: steps of each roll-out of the reference; none: until γ^T is 0.01."""
     seed: int = 0
     """Of all draws."""
     start: int = 0
-    """Seed of x, at which all is measured."""
+    """Tables only: seed of x, at which all is measured."""
 
     def __post_init__(self) -> None:
         if self.pairs < LEAST_PAIRS or self.pairs % LEAST_PAIRS:
             raise InputError(f"--pairs is {self.pairs}: give a multiple of {LEAST_PAIRS}, such as 1024")
         if self.repeats < _LEAST_REPEATS:
             raise InputError(f"--repeats is {self.repeats}: give at least {_LEAST_REPEATS}, for an interval")
-        if self.horizon is not None and self.horizon < 1:
-            raise InputError(f"--horizon is {self.horizon}: give a whole number of at least 1")
+        for name in ("horizon", "branch_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {value}: give a whole number of at least 1")
         if self.temperature is not None and not 0.0 < self.temperature < math.inf:
             raise InputError(f"--temperature is {self.temperature}: give a positive number")
         for name in ("seed", "start"):
@@ -64,8 +72,25 @@ class CheckConfig:
         for names in (self.problems, self.estimators):
             if len(set(names)) < len(names):
                 raise InputError(f"{', '.join(names)}: name each once")
+        if self.run is None and self.branch_length is not None:
+            raise InputError("--branch-length is for a run: name its folder")
+        if self.run is not None and (self.option or self.temperature or self.horizon):
+            raise InputError(
+                "--option, --temperature and --horizon are for tables: a run has its own settings"
+            )
         if len(self.all_problems) > 1 and (self.option or self.temperature is not None):
             raise InputError("--option and --temperature are for one problem: name it")
+
+    @property
+    def run(self) -> Path | None:
+        """The folder of the run to check, if it is one."""
+        for name in self.problems:
+            # Problems have no slash in their names, and other folders are no runs.
+            if "/" in name or (Path(name) / "config.json").is_file():
+                if len(self.problems) > 1:
+                    raise InputError(f"{name} is a run: name it alone")
+                return Path(name)
+        return None
 
     @property
     def all_problems(self) -> tuple[str, ...]:

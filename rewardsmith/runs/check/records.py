@@ -1,5 +1,6 @@
 """What a check measured, as tables."""
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from ..._core.serialise import writing
+from .simulator import RunChecked
 
 SCHEMA: dict[str, type[pl.DataType]] = {
     "problem": pl.String,
@@ -25,6 +27,34 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 """Columns of ``metrics.parquet``, one row a problem, estimator and number of tuples; `measure.summary` says
 what they hold. Null where there is no number."""
 WANTED_COSINE = 0.95
+
+RUN_SCHEMA: dict[str, type[pl.DataType]] = {
+    "estimator": pl.String,
+    "pairs": pl.Int64,
+    "batches": pl.Int64,
+    **dict.fromkeys("signal deviation cosine cosine_error length enough seconds".split(), pl.Float64),
+}
+"""Columns of ``metrics.parquet`` of a check of a run, one row an estimator; `agreement.Agreement` says what
+they hold. `pairs` tuples in each of `batches` estimates; `enough` tuples for one estimate whose cosine to its
+own mean is 0.95. Null where there is no number."""
+
+
+def run_frame(found: RunChecked) -> pl.DataFrame:
+    """What a check of a run found, as a table; NaN and infinity become null."""
+    rows = [
+        {
+            "estimator": name,
+            "pairs": found.group,
+            "batches": found.groups,
+            **dataclasses.asdict(one),
+            "enough": one.groups_for(WANTED_COSINE) * found.group,
+            "seconds": found.seconds.get(name),
+        }
+        for name, one in found.agreements.items()
+    ]
+    table = pl.DataFrame(rows, schema=RUN_SCHEMA)
+    finite = pl.when(pl.col(pl.Float64).is_finite()).then(pl.col(pl.Float64))
+    return table.with_columns(finite.name.keep())
 
 
 def frame(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:

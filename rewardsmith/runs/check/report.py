@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ..._core.serialise import writing
 from .records import WANTED_COSINE, at_most
+from .simulator import REFERENCE, RunChecked
 
 _DASH = "–"
 _CAPTION = (
@@ -17,6 +18,13 @@ _CAPTION = (
     "estimate's, 95 % interval; 2nd: of the second term alone. Seconds: of the second term, drawing left "
     "out. Slope of log error against log tuples: −0.5 is Monte Carlo's."
 )
+_RUN_CAPTION = (
+    "Of the second term at the run's last reward and policy. signal: norm of its mean; deviation: of one "
+    "batch's estimate; cosine of its mean to the reference's, ± standard error, and ratio of their lengths, "
+    "both without the bias of noise; for 0.95: tuples in one estimate whose cosine to its own mean is 0.95. "
+    "Seconds: of one batch, drawing left out. –: drowned in noise; give more --pairs."
+)
+_RUN_TITLES = ("estimator", "signal", "deviation", "cosine", "length", f"for {WANTED_COSINE}", "seconds")
 _TITLES = ("tuples", "env steps", "seconds", "bias", "deviation", "error", "cosine", "95 %", "2nd")
 _LAST = ("slope", f"≥ {WANTED_COSINE} from")
 
@@ -47,6 +55,51 @@ def write_markdown(path: Path, table: pl.DataFrame) -> None:
     """All that was measured, problem by problem."""
     with writing(path) as temporary:
         temporary.write_text("\n".join(_page(table)) + "\n", encoding="utf-8")
+
+
+def run_table(table: pl.DataFrame, found: RunChecked) -> Table:
+    """What a check of a run found."""
+    shown = Table(
+        box=None, header_style="bold", caption=_RUN_CAPTION, caption_justify="left", title=_of_run(found)
+    )
+    for index, title in enumerate(_RUN_TITLES):
+        shown.add_column(title, justify="right" if index else "left", no_wrap=True)
+    for row in table.iter_rows(named=True):
+        shown.add_row(*_run_cells(row))
+    return shown
+
+
+def write_run_markdown(path: Path, table: pl.DataFrame, found: RunChecked) -> None:
+    """The same as a page."""
+    lines = ["# Second terms of a run against long branches\n", f"{_of_run(found)}.\n"]
+    lines += _markdown(_RUN_TITLES, (_run_cells(row) for row in table.rows(named=True)))
+    with writing(path) as temporary:
+        temporary.write_text("\n".join([*lines, f"\n{_RUN_CAPTION}"]) + "\n", encoding="utf-8")
+
+
+def _of_run(found: RunChecked) -> str:
+    return (
+        f"step {found.step:,}: {found.groups} batches of {found.group} tuples of clips; reference: "
+        f"roll-outs of {found.length} steps; {found.steps:,} steps simulated"
+    )
+
+
+def _run_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    same = row["estimator"] == REFERENCE
+    cosine = _DASH if row["cosine"] is None else f"{row['cosine']:.3f} ± {_number(row['cosine_error'])}"
+    return (
+        row["estimator"],
+        _short(row["signal"]),
+        _short(row["deviation"]),
+        "1" if same else cosine,
+        "1" if same else _number(row["length"]),
+        _DASH if row["enough"] is None else f"{row['enough']:,.0f}",
+        _DASH if row["seconds"] is None else f"{row['seconds']:.3g}",
+    )
+
+
+def _short(value: float | None) -> str:
+    return _DASH if value is None else f"{value:.3g}"
 
 
 def _page(table: pl.DataFrame) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`check` on tables: every estimator on every problem at every size, written as it is measured."""
+"""`check`: every estimator on every problem at every size, or on a run; written as it is measured."""
 
 import dataclasses
 from pathlib import Path
@@ -8,6 +8,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
+from rich.table import Table
 
 from ..._core import InputError
 from ..exact.build import build_task
@@ -15,15 +16,18 @@ from ..folder import RunFolder
 from .config import CheckConfig
 from .measure import measure
 from .plot import plot_errors
-from .records import frame, write
-from .report import final_table, line, write_markdown
+from .records import frame, run_frame, write
+from .report import final_table, line, run_table, write_markdown, write_run_markdown
+from .simulator import CheckedRun, RunChecked
 from .worlds import CheckedWorld, build_estimator, checked_world
 
 _FILE_WIDTH = 150
 
 
 def start(config: CheckConfig, out: Path | str) -> None:
-    """Measure, in a new folder, and draw, write and print what came of it. In float64.
+    """Measure, in a new folder, and draw, write and print what came of it.
+
+    Tables in float64; a run, its folder standing in place of a problem's name, in float32 as it was trained.
 
     Args:
         config: settings.
@@ -34,6 +38,13 @@ def start(config: CheckConfig, out: Path | str) -> None:
     """
     if (Path(out) / "config.json").is_file():
         raise InputError(f"{out} already holds a run: give another --out")
+    if config.run is not None:
+        _check_run(config, config.run, Path(out))
+    else:
+        _check_tables(config, Path(out))
+
+
+def _check_tables(config: CheckConfig, out: Path) -> None:
     with jax.enable_x64(True):
         worlds = [_world(name, config) for name in config.all_problems]
         for world in worlds:
@@ -48,12 +59,41 @@ def start(config: CheckConfig, out: Path | str) -> None:
             made = [folder.path / "errors.png", folder.path / "check.md"]
             plot_errors(table, made[0])
             write_markdown(made[1], table)
+    _show(final_table(table), [*made, folder.path])
+
+
+def _check_run(config: CheckConfig, run: Path, out: Path) -> None:
+    checked = CheckedRun(run, config.estimators, config.pairs, config.branch_length, config.seed)
+    settings = {"command": "check", **dataclasses.asdict(config)}
+    folder = RunFolder.create(out, settings | {"checkpoint_step": checked.step})
+    with folder.lock():
+        found = _measure_run(checked)
+        table = run_frame(found)
+        write(folder.metrics_path, table)
+        made = folder.path / "check.md"
+        write_run_markdown(made, table, found)
+    _show(run_table(table, found), [made, folder.path])
+
+
+def _measure_run(checked: CheckedRun) -> RunChecked:
+    with _bar() as bar:
+        text = f"batches of {checked.group} tuples"
+        shown = bar.add_task(text, total=checked.groups)
+        return checked.measure(lambda done: bar.update(shown, completed=done))
+
+
+def _show(table: Table, made: list[Path]) -> None:
     console = Console()
     # A file or a pipe has no width of its own.
     wide = console if console.is_terminal else Console(width=_FILE_WIDTH)
-    wide.print(final_table(table), highlight=False)
-    for path in [*made, folder.path]:
+    wide.print(table, highlight=False)
+    for path in made:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeLeftColumn(), console=Console(), transient=True)
 
 
 def _world(name: str, config: CheckConfig) -> CheckedWorld:
@@ -66,9 +106,7 @@ def _world(name: str, config: CheckConfig) -> CheckedWorld:
 
 def _measure(folder: RunFolder, worlds: list[CheckedWorld], config: CheckConfig) -> Any:
     rows: list[dict[str, Any]] = []
-    console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeLeftColumn(), console=console, transient=True) as bar:
+    with _bar() as bar:
         shown = bar.add_task("", total=len(worlds) * len(config.budgets))
         for world in worlds:
             for count in config.budgets:
@@ -78,6 +116,6 @@ def _measure(folder: RunFolder, worlds: list[CheckedWorld], config: CheckConfig)
                 rows += new
                 write(folder.metrics_path, frame(rows))
                 for row in new:
-                    console.print(line(row), highlight=False, markup=False, soft_wrap=True)
+                    bar.console.print(line(row), highlight=False, markup=False, soft_wrap=True)
                 bar.advance(shown)
     return frame(rows)
