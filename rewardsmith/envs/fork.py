@@ -64,7 +64,7 @@ def fork(
     """
     if not env.restorable:
         raise InputError(
-            f"{env.spec.env_id} cannot be restored to a saved state: use --clips queue and suffix"
+            f"{env.spec.env_id} cannot be restored to a saved state: give --estimator suffix, --clips queue"
         )
     limit = env.spec.max_episode_steps
     if limit is not None and length > limit:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core import TrueReward, TrueRewardReader
+from .._core import InputError, TrueReward, TrueRewardReader
 from ..bilevel import Needs
 from ..envs import VectorEnv, fork, make
 from ..preferences import Clips, ComparisonQueue, Teacher, Trajectories, comparisons_due
@@ -18,6 +18,28 @@ _FORKS = 64
 _STATE = "state "
 
 ActInStreams = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+
+
+def check_roll_outs(config: TrainConfig, needs: Needs, env: VectorEnv) -> None:
+    """`InputError` unless the roll-outs that `needs` and fresh clips take can be played in `env`."""
+    fresh = config.clip_length + needs.further if config.clips == "fresh" else 0
+    if not (fresh or needs.branches):
+        return
+    if not env.restorable:
+        raise InputError(
+            f"{config.env} cannot be restored to a saved state: give --clips queue or weighted, and "
+            "--estimator suffix"
+        )
+    limit = env.spec.max_episode_steps
+    if limit is not None and fresh > limit:
+        raise InputError(
+            f"fresh clips of {config.clip_length} steps and {needs.further} behind them, but episodes last "
+            f"{limit}: give a shorter --suffix-length"
+        )
+    if limit is not None and needs.branch_length > limit:
+        raise InputError(
+            f"--branch-length is {needs.branch_length} but episodes last {limit} steps: give a shorter one"
+        )
 
 
 class Collector:
@@ -135,7 +157,10 @@ class Collector:
 
     def recent(self) -> int:
         """How many of the newest comparisons stand for the policy of now."""
-        return self.asked if self.config.clips == "fresh" else self.config.recent
+        if self.config.clips == "fresh":
+            # Late sessions ask for one or two; so few would be one another's baseline.
+            return max(self.asked, self.config.recent_batch_size)
+        return self.config.recent
 
     def draw_steps(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Observations and actions (policies, count, ...) from each policy's own record."""

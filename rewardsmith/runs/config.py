@@ -99,7 +99,7 @@ class TrainConfig:
     """Comparisons a step for the second term."""
     recent: int = 100
     """The second term draws from so many of the newest comparisons; with fresh clips, from those of the
-    session alone."""
+    session, or from --recent-batch-size if they are fewer."""
     reward_learning_rate: float = 3e-4
     """Adam's, for the reward."""
     reward_hidden: tuple[int, ...] = (128, 128)

@@ -27,7 +27,17 @@ from .statistics import clean, summarise
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; yellow left out, too faint on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-_METHODS = {"sobirl": "SoBiRL", "drlhf": "DRLHF", "sac": "SAC on the true reward"}
+_METHODS = {
+    "sobirl": "SoBiRL",
+    "stoc-sobirl": "Stoc-SoBiRL",
+    "drlhf": "DRLHF",
+    "hpgd": "HPGD",
+    "bc-hg": "BC-HG",
+    "pbrl": "PBRL",
+    "parl": "PARL",
+    "itd": "ITD",
+    "sac": "SAC on the true reward",
+}
 
 # Stands for the colour of the text of the page that an SVG is put into.
 _INK = "#010203"
@@ -64,12 +74,15 @@ class _Run:
 
 
 def method_label(config: Mapping[str, Any]) -> str:
-    """What a run's method is called in pictures: its name, and its estimator if that tells runs apart."""
+    """What a run is called in pictures: its method, and its estimator and clips if they tell runs apart."""
     method = str(config.get("method", "unknown method"))
+    told = []
+    if method in ("sobirl", "stoc-sobirl") and config.get("estimator"):
+        told.append(str(config["estimator"]))
+    if method not in ("sac", "drlhf", "pbrl") and config.get("clips", "queue") != "queue":
+        told.append(f"{config['clips']} clips")
     label = _METHODS.get(method, method)
-    if method == "sobirl" and config.get("estimator"):
-        label += f" ({config['estimator']})"
-    return label
+    return f"{label} ({', '.join(told)})" if told else label
 
 
 def plot_runs(paths: Sequence[Path | str], out: Path | str) -> Path:

@@ -15,7 +15,7 @@ from .._core import InputError, TrueRewardReader
 from .._core.serialise import load_tree
 from ..agents import SACState, Transition
 from ..envs import StepResult, make
-from .collect import Collector
+from .collect import Collector, check_roll_outs
 from .config import TrainConfig
 from .evaluate import evaluate
 from .experiment import Experiment
@@ -44,7 +44,7 @@ def train(config: TrainConfig, out: Path | str) -> RunFolder:
         Stopped: interrupted; the text says how to go on.
     """
     with contextlib.closing(make(config.env, config.num_envs, config.backend)) as env:  # pyright: ignore
-        Experiment(config, env.spec)
+        check_roll_outs(config, Experiment(config, env.spec).needs, env)
     folder = RunFolder.create(out, dataclasses.asdict(config))
     with folder.lock():
         _Training(config, folder).run()

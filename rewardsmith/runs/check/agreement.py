@@ -1,13 +1,11 @@
 """How far two noisy estimates of vectors agree, from independent groups; noise adds no bias."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 Groups = Float[np.ndarray, "G n"]
-Gram = Float[np.ndarray, "G G"]
 
 
 @dataclass(frozen=True)
@@ -43,42 +41,32 @@ def agreement(estimates: Groups, reference: Groups) -> Agreement:
         estimates: one row a group.
         reference: the same; may be `estimates`.
     """
-    grams = [a @ b.T for a, b in ((estimates, reference), (estimates, estimates), (reference, reference))]
-    squared = _off_diagonal(grams[1])
-    noise = np.trace(grams[1]) / len(estimates) - squared
-    cosine, error = _jackknife(_cosine, grams)
-    length, _ = _jackknife(_length, grams)
+    # Each with all groups first, then with each group left out in turn.
+    inner, own, other = (
+        _products(a, b) for a, b in ((estimates, reference), (estimates, estimates), (reference, reference))
+    )
+    seen = np.where((own > 0) & (other > 0), 1.0, np.nan)
+    cosine = inner * seen / np.sqrt(np.abs(own * other))
+    length = seen * np.sqrt(np.abs(own / other))
+    noise = np.mean(np.sum(estimates**2, axis=1)) - own[0]
     return Agreement(
-        signal=float(np.sqrt(squared)) if squared > 0 else float("nan"),
+        signal=float(np.sqrt(own[0])) if own[0] > 0 else float("nan"),
         deviation=float(np.sqrt(max(noise, 0.0))),
-        cosine=cosine,
-        cosine_error=error,
-        length=length,
+        cosine=float(cosine[0]),
+        cosine_error=_jackknife_error(cosine[1:]),
+        length=float(length[0]),
     )
 
 
-def _off_diagonal(gram: Gram) -> float:
-    size = len(gram)
-    return float((gram.sum() - np.trace(gram)) / (size * (size - 1)))
+def _products(a: Groups, b: Groups) -> Float[np.ndarray, " G+1"]:
+    """Mean of ⟨a_g, b_h⟩ over g ≠ h: over all groups, then over all but the first, the second, …"""
+    gram = a @ b.T
+    np.fill_diagonal(gram, 0.0)
+    size, total = len(gram), gram.sum()
+    rest = total - gram.sum(axis=0) - gram.sum(axis=1)
+    return np.concatenate([[total / (size * (size - 1))], rest / ((size - 1) * (size - 2))])
 
 
-def _cosine(grams: list[Gram]) -> float:
-    product, left, right = map(_off_diagonal, grams)
-    return product / np.sqrt(left * right) if min(left, right) > 0 else float("nan")
-
-
-def _length(grams: list[Gram]) -> float:
-    _, left, right = map(_off_diagonal, grams)
-    return np.sqrt(left / right) if min(left, right) > 0 else float("nan")
-
-
-def _jackknife(statistic: Callable[[list[Gram]], float], grams: list[Gram]) -> tuple[float, float]:
-    """The statistic and its standard error, from leaving out each group in turn."""
-    size = len(grams[0])
-    without = []
-    for group in range(size):
-        rest = np.delete(np.arange(size), group)
-        without.append(statistic([gram[np.ix_(rest, rest)] for gram in grams]))
-    spread = np.asarray(without)
-    error = np.sqrt((size - 1) / size * np.sum((spread - spread.mean()) ** 2))
-    return float(statistic(grams)), float(error)
+def _jackknife_error(without: Float[np.ndarray, " G"]) -> float:
+    size = len(without)
+    return float(np.sqrt((size - 1) / size * np.sum((without - without.mean()) ** 2)))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -12,10 +13,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ...bilevel.sampled.baselines import Baseline
 from ...bilevel.sampled.data import Evidence, Needs
 from ...bilevel.sampled.estimator import Estimator
 from ...bilevel.sampled.table import draw_evidence
 from ...bilevel.sampled.terms import first_term, second_term
+from ...mdp import MDP
+from ...problem import BilevelProblem
 from ..statistics import mean_interval
 from .config import LEAST_PAIRS
 from .worlds import CheckedWorld, build_estimator, compiled, environment_steps, union
@@ -47,8 +51,7 @@ def measure(
     keys = jax.random.split(key, (repeats, 2))
     draw = _drawing(world, drawn, count)
     evidence = draw(keys[0, 0])
-    first = _first(world, evidence)
-    second = {name: _second(world, one, evidence, keys[0, 1]) for name, one in estimators.items()}
+    first, second = _programs(world, estimators, evidence, keys[0, 1])
     firsts, seconds = [], dict.fromkeys(names, 0.0)
     seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for draw_key, own_key in keys:
@@ -127,31 +130,43 @@ def _drawing(world: CheckedWorld, needs: Needs, count: int) -> Callable[[PRNGKey
     return joined
 
 
-def _first(world: CheckedWorld, like: Evidence) -> Callable[[Evidence], Array]:
-    def estimate(problem, x, evidence):
-        return ravel_pytree(first_term(problem, x, evidence.clips)[1])[0]
+def _programs(
+    world: CheckedWorld, estimators: dict[str, Estimator], like: Evidence, key: PRNGKeyArray
+) -> tuple[Callable[[Evidence], Array], dict[str, Callable[[Evidence, PRNGKeyArray], Array]]]:
+    """What estimates the first term, and the second by each estimator, from evidence `like` that."""
+    first, *seconds = compiled(
+        (_first, world.problem, world.x, like),
+        *(
+            (partial(_second, estimator, world.baseline), world.problem, world.x, like, key)
+            for estimator in estimators.values()
+        ),
+    )
+    bound = (world.problem, world.x)
+    return partial(first, *bound), {
+        name: partial(program, *bound) for name, program in zip(estimators, seconds, strict=True)
+    }
 
-    program = compiled(estimate, world.problem, world.x, like)
-    return lambda evidence: program(world.problem, world.x, evidence)
+
+def _first(problem: BilevelProblem[MDP], x: Any, evidence: Evidence) -> Array:
+    return ravel_pytree(first_term(problem, x, evidence.clips)[1])[0]
 
 
 def _second(
-    world: CheckedWorld, estimator: Estimator, like: Evidence, key: PRNGKeyArray
-) -> Callable[[Evidence, PRNGKeyArray], Array]:
-    baseline = world.baseline
-
-    def estimate(problem, x, evidence, key):
-        term = second_term(
-            problem,
-            x,
-            evidence.recent,
-            evidence.follower,
-            estimator,
-            baseline,
-            key,
-            visits=evidence.visits,
-        )
-        return ravel_pytree(term)[0]
-
-    program = compiled(estimate, world.problem, world.x, like, key)
-    return lambda evidence, key: program(world.problem, world.x, evidence, key)
+    estimator: Estimator,
+    baseline: Baseline,
+    problem: BilevelProblem[MDP],
+    x: Any,
+    evidence: Evidence,
+    key: PRNGKeyArray,
+) -> Array:
+    term = second_term(
+        problem,
+        x,
+        evidence.recent,
+        evidence.follower,
+        estimator,
+        baseline,
+        key,
+        visits=evidence.visits,
+    )
+    return ravel_pytree(term)[0]

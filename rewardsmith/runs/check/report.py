@@ -57,11 +57,9 @@ def write_markdown(path: Path, table: pl.DataFrame) -> None:
         temporary.write_text("\n".join(_page(table)) + "\n", encoding="utf-8")
 
 
-def run_table(table: pl.DataFrame, found: RunChecked) -> Table:
+def run_table(table: pl.DataFrame) -> Table:
     """What a check of a run found."""
-    shown = Table(
-        box=None, header_style="bold", caption=_RUN_CAPTION, caption_justify="left", title=_of_run(found)
-    )
+    shown = Table(box=None, header_style="bold", caption=_RUN_CAPTION, caption_justify="left")
     for index, title in enumerate(_RUN_TITLES):
         shown.add_column(title, justify="right" if index else "left", no_wrap=True)
     for row in table.iter_rows(named=True):
@@ -71,13 +69,14 @@ def run_table(table: pl.DataFrame, found: RunChecked) -> Table:
 
 def write_run_markdown(path: Path, table: pl.DataFrame, found: RunChecked) -> None:
     """The same as a page."""
-    lines = ["# Second terms of a run against long branches\n", f"{_of_run(found)}.\n"]
+    lines = ["# Second terms of a run against long branches\n", f"{of_run(found)}.\n"]
     lines += _markdown(_RUN_TITLES, (_run_cells(row) for row in table.rows(named=True)))
     with writing(path) as temporary:
         temporary.write_text("\n".join([*lines, f"\n{_RUN_CAPTION}"]) + "\n", encoding="utf-8")
 
 
-def _of_run(found: RunChecked) -> str:
+def of_run(found: RunChecked) -> str:
+    """What was measured, in a line."""
     return (
         f"step {found.step:,}: {found.groups} batches of {found.group} tuples of clips; reference: "
         f"roll-outs of {found.length} steps; {found.steps:,} steps simulated"

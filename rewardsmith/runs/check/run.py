@@ -17,7 +17,7 @@ from .config import CheckConfig
 from .measure import measure
 from .plot import plot_errors
 from .records import frame, run_frame, write
-from .report import final_table, line, run_table, write_markdown, write_run_markdown
+from .report import final_table, line, of_run, run_table, write_markdown, write_run_markdown
 from .simulator import CheckedRun, RunChecked
 from .worlds import CheckedWorld, build_estimator, checked_world
 
@@ -72,7 +72,8 @@ def _check_run(config: CheckConfig, run: Path, out: Path) -> None:
         write(folder.metrics_path, table)
         made = folder.path / "check.md"
         write_run_markdown(made, table, found)
-    _show(run_table(table, found), [made, folder.path])
+    Console().print(of_run(found), highlight=False, markup=False, soft_wrap=True)
+    _show(run_table(table), [made, folder.path])
 
 
 def _measure_run(checked: CheckedRun) -> RunChecked:

@@ -13,6 +13,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
@@ -222,9 +223,9 @@ class CheckedRun:
                     self._rng(_CLIPS, index),
                     fresh=False,
                 )
-                arrays = {k: array for k, array in collector.queue.arrays().items() if k != "step"}
+                arrays = {k: jnp.array(array) for k, array in collector.queue.arrays().items() if k != "step"}
                 played = self.episode * self.config.num_envs + collector.extra_steps - before
-                yield labelled(jax.tree.map(np.array, arrays)), played
+                yield labelled(arrays), played
 
     def _play(self, env: VectorEnv, collector: Collector, key: Any, index: int) -> None:
         """Whole episodes of the policy, recorded over those of the group before."""

@@ -1,6 +1,8 @@
 """A problem on a table made ready to sample from, its exact hyper-gradient, and estimators that fit it."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +59,7 @@ class CheckedWorld:
     def program(self, name: Any, function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
         """`function` compiled for `arguments`, once for each name."""
         if name not in self._programs:
-            self._programs[name] = compiled(function, *arguments)
+            (self._programs[name],) = compiled((function, *arguments))
         return self._programs[name]
 
     @property
@@ -114,10 +116,13 @@ def checked_world(task: Task, x: PyTree, horizon: int | None = None) -> CheckedW
     return CheckedWorld(task.name, problem, x, follower, flat, flat_first)
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """`function` compiled for `arguments`, in about half the usual time, to run about as fast."""
-    jitted: Any = eqx.filter_jit(function)
-    return jitted.lower(*arguments).compile({"xla_backend_optimization_level": 1})
+def compiled(*calls: tuple[Any, ...]) -> list[Callable[..., Any]]:
+    """Each (function, arguments...) compiled: in half the usual time, to run about as fast, side by side."""
+    jitted: list[Any] = [eqx.filter_jit(function) for function, *_ in calls]
+    lowered = [one.lower(*arguments) for one, (_, *arguments) in zip(jitted, calls, strict=True)]
+    # XLA compiles outside Python's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda one: one.compile({"xla_backend_optimization_level": 1}), lowered))
 
 
 def _one_step(world: CheckedWorld, count: int) -> Estimator:
