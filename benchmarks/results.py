@@ -2,8 +2,9 @@
 
 The runs come from `make results`. Each method's row is the mean over seeds of the true return at a common
 step, with the 95 % bootstrap interval over seeds (of three seeds nearly their range), and the preference
-accuracy on the fresh comparisons of the second half of the steps; behind it every seed. `--reference` adds
-rows of another library's own evaluation, one JSON object a line: env, steps, seed, mean.
+accuracy on the fresh comparisons of the second half of the steps; behind it every seed. A second table has
+what the leader's steps were like. `--reference` adds rows of another library's own evaluation, one JSON
+object a line: env, steps, seed, mean.
 """
 
 import argparse
@@ -48,6 +49,40 @@ def row(label: str, step: int, returns: list[float], accuracies: list[float | No
     return f"| {label} | {step:,} | {mean[0]:,.0f} | {interval} | {accuracy} | {seeds} |"
 
 
+LOGGED = {
+    "preference_loss": "loss, nats",
+    "first_norm": "‖first‖",
+    "second_norm": "‖second‖",
+    "cosine": "cosine",
+    "effective_share": "share that counts",
+    "bellman_residual": "Bellman residual",
+    "kl_to_longer": "KL to longer, nats",
+    "step_ratio": "updates : leader steps",
+}
+"""Columns of metrics -> titles. Medians over a run, then the mean over seeds; the last value of the ratio."""
+
+
+def diagnostics(label: str, runs: list[RunFolder]) -> str:
+    """One line of the second table: what the leader's steps were like, and what they cost."""
+    tables = [read_metrics(run.path) for run in runs]
+
+    def mean(values: list[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return f"{np.mean(known):.3g}" if known else "–"
+
+    def middle(rows: pl.DataFrame, name: str) -> float | None:
+        known = rows[name].drop_nulls() if name in rows.columns else pl.Series([], dtype=pl.Float64)
+        if known.is_empty():
+            return None
+        return float(known[-1] if name == "step_ratio" else known.median())  # pyright: ignore
+
+    cells = [mean([middle(rows, name) for rows in tables]) for name in LOGGED]
+    extra = [rows["extra_steps"].max() if "extra_steps" in rows.columns else None for rows in tables]
+    share = [float(rows["share_leader"].drop_nulls()[-1]) for rows in tables]
+    steps = "–" if extra[0] is None else f"{extra[0]:,.0f}"
+    return f"| {label} | {' | '.join(cells)} | {steps} | {np.mean(share):.0%} |"
+
+
 def film_strip(film: Path, picture: Path, count: int = 8) -> None:
     """`count` pictures of a film, evenly spaced over its second and third second, in two rows."""
     with imageio.get_reader(film) as reader:
@@ -90,6 +125,13 @@ def main() -> None:
         if found:
             means = [mean for _, _, mean in found]
             lines.append(row("Stable-Baselines3 SAC", found[0][1], means, [None] * len(means)))
+    titles = [*LOGGED.values(), "extra simulator steps", "leader's share of time"]
+    lines += ["", "| method | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    lines += [
+        diagnostics(label, runs)
+        for label, runs in sorted(groups.items())
+        if runs[0].config["method"] != "sac"
+    ]
     some = next(iter(groups.values()))[0].config
     versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
     print("\n".join(lines))

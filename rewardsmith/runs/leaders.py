@@ -60,7 +60,14 @@ def make_leader(config: TrainConfig) -> Leader | None:
         case "itd":
             return SampledUnrolled(optimiser, learned, steps=config.unrolled_steps, **along)
         case "pbrl":
-            return SampledPBRL(optimiser, learned, penalty=config.penalty, features=ActionInteractions())
+            # The penalty's gradient is of another size than the first term's, 1/(1 − γ) times λ as long.
+            return SampledPBRL(
+                optimiser,
+                learned,
+                penalty=config.penalty,
+                features=ActionInteractions(),
+                bound=config.second_term_bound,
+            )
         case _:
             raise AssertionError(config.method)
 

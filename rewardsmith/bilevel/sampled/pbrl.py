@@ -68,8 +68,7 @@ class SampledPBRL(Leader):
         rate: share of the newest c in its running mean, 0 to 1. Less is less noise, and holds y from jumping
             to and fro where λτ is small beside the effect on f.
         visited: steps of each policy for its occupancy, a leader step.
-        weight, bound: of the penalty's gradient, as of the second term in `SoBiRL`; best left alone, since
-            y answers to λ as it is.
+        weight, bound: of the penalty's gradient, as of the second term in `SoBiRL`. y answers to λ as it is.
     """
 
     optimiser: optax.GradientTransformation = eqx.field(static=True)
