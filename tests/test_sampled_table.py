@@ -28,7 +28,7 @@ from rewardsmith.runs.check.worlds import build_estimator, checked_world
 from rewardsmith.runs.config import ESTIMATORS
 from rewardsmith.runs.exact.build import build_task
 
-pytestmark = pytest.mark.usefixtures("double_precision")
+pytestmark = pytest.mark.usefixtures("double_precision", "compile_quickly")
 
 STEPS = 30
 OPTIMISER = optax.adam(0.05)
@@ -47,14 +47,6 @@ METHODS = (
 )
 # φ that the first term, or the immediate effect of actions, comes to; the whole hyper-gradient goes further.
 NEARER, FURTHER = {"preference": 0.58, "contract": -1.9}, {"preference": 0.5, "contract": -2.1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Every program here runs a few times: compiling it well would take longer than it saves."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
