@@ -1,5 +1,6 @@
 """PBRL from samples: its credit, and a bias that falls with the penalty."""
 
+import dataclasses
 from functools import partial
 
 import equinox as eqx
@@ -85,17 +86,31 @@ def test_bias_falls_with_the_penalty(found):
     assert cosine(samples.mean(axis=0), of.hypergradient) > 0.98
 
 
-def test_credit_is_what_an_action_does_to_the_loss(found):
-    of, leader = table("preference"), pbrl(table("preference"))
-    # Of the first step, when y was π̂.
+def credits(found, leader):
+    """c of the first step, when y was π̂, at all pairs; and what is remembered of that step."""
+    of = table("preference")
     memory = jax.tree.map(lambda leaf: leaf[0, 0], found.memories)
     state = eqx.tree_at(lambda s: s.memory, of.begun(leader), memory)
     of_pair = jax.vmap(lambda s, a: leader.rewards(of.problem, state, s, a))
     rewards = np.asarray(jax.jit(of_pair)(*(jnp.asarray(a.ravel()) for a in np.indices(of.pi.shape))))
     np.testing.assert_allclose(rewards[:, 1], np.ravel(of.problem.reward(of.x)), rtol=1e-12)
-    credit = PENALTY * (rewards[:, 1] - rewards[:, 0])
+    return PENALTY * (rewards[:, 1] - rewards[:, 0]), memory
+
+
+def test_credit_is_what_an_action_does_to_the_loss(found):
+    of = table("preference")
+    credit, memory = credits(found, pbrl(of))
     visits = (of.visits[:, None] * of.pi).ravel()
     assert relative_error(visits * credit, of.slope_of_logits) < 0.15
+    np.testing.assert_allclose(memory.square, visits @ credit**2 / visits.sum(), rtol=0.1)
+
+
+def test_credit_is_cut(found):
+    whole, memory = credits(found, pbrl(table("preference")))
+    cut, _ = credits(found, dataclasses.replace(pbrl(table("preference")), clip=0.8))
+    largest = 0.8 * np.sqrt(memory.square)
+    assert (abs(whole) > largest).any() and (abs(whole) < largest).any()
+    np.testing.assert_allclose(cut, np.clip(whole, -largest, largest), rtol=1e-9)
 
 
 def test_networks_in_single_precision():
@@ -113,6 +128,7 @@ def test_bad_settings():
         lambda: SampledPBRL(SGD, ridge=0.0),
         lambda: SampledPBRL(SGD, rate=0.0),
         lambda: SampledPBRL(SGD, num_actions=1),
+        lambda: SampledPBRL(SGD, clip=0.0),
         lambda: SampledPBRL(SGD, visited=0),
     ):
         with pytest.raises(rs.InputError, match="give"):

@@ -71,7 +71,7 @@ class TrainConfig:
     """adjoint only: replayed transitions for each gradient step on the reward."""
     momentum: float = 0.1
     """stoc-sobirl only: share of the new gradient in the running one; 1 is sobirl."""
-    penalty: float = 10.0
+    penalty: float = 1.0
     """pbrl only: weight of the gap to the follower's best, in units of loss per unit of return."""
     damping: float = 0.1
     """parl only: added to the curvature, relative to its mean."""

@@ -66,6 +66,7 @@ def make_leader(config: TrainConfig) -> Leader | None:
                 learned,
                 penalty=config.penalty,
                 features=ActionInteractions(),
+                clip=3.0,
                 bound=config.second_term_bound,
             )
         case _:

@@ -27,9 +27,10 @@ class Credit(eqx.Module):
 
 
 class CreditMean(eqx.Module):
-    """What SampledPBRL remembers: a running mean of c, and of how many steps."""
+    """What SampledPBRL remembers: running means of c and of E c² over y's actions, and of how many steps."""
 
     credit: Credit
+    square: Float[Array, ""]
     steps: Int[Array, ""]
 
 
@@ -67,6 +68,9 @@ class SampledPBRL(Leader):
         num_actions: fresh actions a' for each expectation, at least 2.
         rate: share of the newest c in its running mean, 0 to 1. Less is less noise, and holds y from jumping
             to and fro where λτ is small beside the effect on f.
+        clip: |c| is cut at so many times its root mean square over y's own actions; None: never. Features
+            that are not one-hot extrapolate: of a y that is nearly deterministic c is known in a narrow range
+            only, and y's reward is also taken at actions of the replay far outside.
         visited: steps of each policy for its occupancy, a leader step.
         weight, bound: of the penalty's gradient, as of the second term in `SoBiRL`. y answers to λ as it is.
     """
@@ -79,6 +83,7 @@ class SampledPBRL(Leader):
     ridge: float = eqx.field(default=1e-2, static=True)
     num_actions: int = eqx.field(default=4, static=True)
     rate: float = eqx.field(default=0.1, static=True)
+    clip: float | None = eqx.field(default=None, static=True)
     visited: int = eqx.field(default=2048, static=True)
     weight: float = eqx.field(default=1.0, static=True)
     bound: float | None = eqx.field(default=None, static=True)
@@ -91,6 +96,8 @@ class SampledPBRL(Leader):
             raise InputError(f"ridge is {self.ridge}; give a positive number, such as 0.01")
         if not 0.0 < self.rate <= 1.0:
             raise InputError(f"rate is {self.rate}; give more than 0 and at most 1")
+        if self.clip is not None and not 0.0 < self.clip < jnp.inf:
+            raise InputError(f"clip is {self.clip}; give a positive number, such as 3, or None")
         if self.num_actions < 2:
             raise InputError(f"num_actions is {self.num_actions}; give at least 2, to see them differ")
         if self.visited < 1:
@@ -109,13 +116,16 @@ class SampledPBRL(Leader):
         )
         u, m = (jnp.zeros(leaf.shape, dtype) for leaf in sizes)
         zero = Credit(u, m, jnp.zeros((), dtype))
-        return start(self.optimiser, x, CreditMean(zero, jnp.zeros((), jnp.int32)))
+        return start(self.optimiser, x, CreditMean(zero, jnp.zeros((), dtype), jnp.zeros((), jnp.int32)))
 
     def rewards(self, problem, state, observation, action):
         """See `Leader.rewards`: y's, then π̂'s."""
         reward, held = problem.reward_at(state.x, observation, action), state.memory.credit
         by_action = jnp.vdot(held.action, self.features(observation, action))
         credit = by_action - jnp.vdot(held.state, self.state_features(observation)) - held.constant
+        if self.clip is not None:
+            largest = self.clip * jnp.sqrt(state.memory.square)
+            credit = jnp.clip(credit, -largest, largest)
         return jnp.stack([reward - (credit / self.penalty).astype(reward.dtype), reward])
 
     def step(self, problem, state, evidence, key):
@@ -128,12 +138,12 @@ class SampledPBRL(Leader):
         steps = state.memory.steps + 1
         # The first 1/rate steps count alike: c starts at 0, of which nothing should be left.
         share = jnp.maximum(self.rate, 1.0 / steps)
-        credit = jax.tree.map(
+        credit, square = jax.tree.map(
             lambda old, new: old + (share * (new - old)).astype(old.dtype),
-            state.memory.credit,
+            (state.memory.credit, state.memory.square),
             self._credit(problem, state.x, evidence, key),
         )
-        return eqx.tree_at(lambda s: s.memory, moved, CreditMean(credit, steps)), stats
+        return eqx.tree_at(lambda s: s.memory, moved, CreditMean(credit, square, steps)), stats
 
     def _penalty_gradient(self, problem: BilevelProblem, x: PyTree, visited: PyTree[Visits]) -> PyTree:
         """λ (∇_x V^π̂ − ∇_x V^y)."""
@@ -149,8 +159,10 @@ class SampledPBRL(Leader):
 
         return eqx.filter_grad(objective)(x)
 
-    def _credit(self, problem: BilevelProblem, x: PyTree, evidence: Evidence, key: PRNGKeyArray) -> Credit:
-        """c for y as it is now."""
+    def _credit(
+        self, problem: BilevelProblem, x: PyTree, evidence: Evidence, key: PRNGKeyArray
+    ) -> tuple[Credit, Float[Array, ""]]:
+        """c for y as it is now, and E c² over y's actions."""
         clip_key, visit_key = jax.random.split(key)
         policy, clips = evidence.follower.policy, evidence.recent
         losses = centred_losses(problem, x, clips, self.baseline)
@@ -190,7 +202,8 @@ class SampledPBRL(Leader):
         spread = states - state_mean
         gram = jnp.einsum("n,np,nq->pq", share, spread, spread)
         m = _solve(gram, jnp.einsum("n,np,n->p", share, spread, expected @ u - mean), self.ridge)
-        return Credit(u, m, mean - jnp.vdot(m, state_mean))
+        square = u @ covariance @ u / jnp.sum(own.weights)
+        return Credit(u, m, mean - jnp.vdot(m, state_mean)), square
 
 
 def _solve(gram: Float[Array, "f f"], moment: Float[Array, " f"], ridge: float) -> Float[Array, " f"]:
