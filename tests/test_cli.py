@@ -54,7 +54,7 @@ def test_a_run_from_end_to_end(tmp_path, capsys):
     [
         ("train --env HalfCheeta-v5", "unknown environment HalfCheeta-v5"),
         ("train --env CartPole-v1", "discrete actions and sobirl is for continuous ones"),
-        ("train --method foo", "choose one of sobirl, drlhf, sac"),
+        ("train --method foo", "choose one of sobirl, stoc-sobirl, drlhf"),
         ("train --estimator two-step", "choose one of one-step, suffix"),
         ("train --teacher nobody", "choose one of oracle, bradley-terry"),
         ("train --backend brax", "choose one of auto, mujoco, gymnasium"),
