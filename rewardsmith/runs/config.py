@@ -60,7 +60,8 @@ class TrainConfig:
     """Weight of the second term; 1 is the hyper-gradient, 0 is drlhf. Not for pbrl."""
     second_term_bound: float | None = 1.0
     """Before it is weighed, the second term is scaled down to at most so many times the norm of the first;
-    none leaves it as it is, and its noise may carry the reward away. Of pbrl, the penalty's gradient."""
+    none leaves it as it is, and its noise may carry the reward away. pbrl: the penalty's gradient, to 0.3 of
+    that."""
     suffix_length: int = 100
     """suffix, hpgd, bc-hg, parl, itd: steps of the trajectory used behind each clip."""
     branches: int = 1

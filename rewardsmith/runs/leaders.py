@@ -24,6 +24,10 @@ from ..bilevel import (
 from ..bilevel.sampled.features import ActionInteractions, RandomFeatures
 from .config import TrainConfig
 
+# The penalty pushes the same way for thousands of steps, where a second term is mostly noise that averages
+# out: as long as the first term it carries the reward away.
+_SHARE_OF_PENALTY = 0.3
+
 
 def make_leader(config: TrainConfig) -> Leader | None:
     """The leader that `config.method` names; None where the reward is given."""
@@ -60,14 +64,14 @@ def make_leader(config: TrainConfig) -> Leader | None:
         case "itd":
             return SampledUnrolled(optimiser, learned, steps=config.unrolled_steps, **along)
         case "pbrl":
-            # The penalty's gradient is of another size than the first term's, 1/(1 − γ) times λ as long.
+            bound = config.second_term_bound
             return SampledPBRL(
                 optimiser,
                 learned,
                 penalty=config.penalty,
                 features=ActionInteractions(),
                 clip=3.0,
-                bound=config.second_term_bound,
+                bound=None if bound is None else _SHARE_OF_PENALTY * bound,
             )
         case _:
             raise AssertionError(config.method)
