@@ -35,7 +35,7 @@ demo: setup
 	else $(BIN)/rewardsmith train --env HalfCheetah-v5 --method sobirl --steps 50000 --comparisons 700 --out $(DEMO); fi
 
 test: setup
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check

@@ -96,7 +96,7 @@ def table():
             config = CheckConfig()
             task = build_task(config.of_problem(name))
             world = checked_world(task, task.start(jax.random.key(config.start)))
-            sizes = {"preference": (64, 1024), "contract": (256,), "shaping": (128,)}[name]
+            sizes = {"preference": (64, 1024), "contract": (256,), "shaping": (256,)}[name]
             for count in sizes:
                 rows += measure(world, config.estimators, count, 8, jax.random.key(count))
     return frame(rows)
