@@ -37,6 +37,7 @@ from ..envs import EnvSpec
 from ..preferences import BradleyTerryTeacher, Clips, Oracle, Teacher, agreement
 from ..problem import BilevelProblem, PreferenceLoss, SimulatedWorld
 from ..rewards import RewardEnsemble
+from .collect import ActInStreams
 from .config import TrainConfig
 from .leaders import make_leader
 
@@ -147,6 +148,18 @@ class Experiment:
         capacity = max(min(config.replay, config.steps), config.num_envs)
         replay = empty_replay(capacity, size, action_size, with_true_reward=not config.learns_reward)
         return tuple(followers), replay, leader
+
+    def acting(self, policy: TanhGaussianPolicy, key: PRNGKeyArray) -> ActInStreams:
+        """How `policy` acts in roll-outs; step −1 is a fresh action for a branch."""
+
+        def act(observation: np.ndarray, streams: np.ndarray, step: int) -> np.ndarray:
+            return np.asarray(
+                self.act_in_streams(
+                    policy, observation.astype(np.float32), key, streams.astype(np.int32), np.int32(step + 1)
+                )
+            )
+
+        return act
 
     def accuracy(self, x: RewardEnsemble, first: Clips, second: Clips, label: np.ndarray) -> float | None:
         """Share of the answered pairs whose answer x predicts; None where all are ties or unanswered."""

@@ -93,15 +93,27 @@ def film_run(path: Path | str, seed: int) -> Path:
     return film(config.env, act, folder.film_path, seed=seed)
 
 
-def load_policy(path: Path | str) -> tuple[RunFolder, TrainConfig, TanhGaussianPolicy, int]:
-    """The policy of a run's newest good checkpoint, with the run's folder and settings and its step."""
-    folder = RunFolder.open(path)
-    config = TrainConfig.from_json(folder.config)
+def newest_checkpoint(folder: RunFolder) -> Path:
+    """The newest good checkpoint of a run; those that were skipped are told.
+
+    Raises:
+        InputError: there is none.
+    """
     checkpoint, skipped = folder.latest_valid_checkpoint()
     for line in skipped:
         print(line)
     if checkpoint is None:
-        raise InputError(f"{folder.path} has no checkpoint yet: go on with rewardsmith train --resume {path}")
+        raise InputError(
+            f"{folder.path} has no checkpoint yet: go on with rewardsmith train --resume {folder.path}"
+        )
+    return checkpoint
+
+
+def load_policy(path: Path | str) -> tuple[RunFolder, TrainConfig, TanhGaussianPolicy, int]:
+    """The policy of a run's newest good checkpoint, with the run's folder and settings and its step."""
+    folder = RunFolder.open(path)
+    config = TrainConfig.from_json(folder.config)
+    checkpoint = newest_checkpoint(folder)
     with contextlib.closing(make(config.env, 1, config.backend)) as env:  # pyright: ignore
         sizes = env.spec.observation_shape[0], env.spec.action_shape[0]
     like = {

@@ -238,16 +238,8 @@ class _Training:
         due = self.collector.due(self.step)
         if due <= 0:
             return None
-        policy, key = self.follower.policy, jax.random.fold_in(self.fork_key, self.step)
-
-        def act(observation: np.ndarray, streams: np.ndarray, step: int) -> np.ndarray:
-            # Step −1 is a fresh action for a branch.
-            return np.asarray(
-                self.experiment.act_in_streams(
-                    policy, observation.astype(np.float32), key, streams.astype(np.int32), np.int32(step + 1)
-                )
-            )
-
+        key = jax.random.fold_in(self.fork_key, self.step)
+        act = self.experiment.acting(self.follower.policy, key)
         fresh = self.config.clips == "fresh" and not first
         pairs = self.collector.ask(
             due, self.step, self.experiment.teacher, act, self._rng(_CLIPS), fresh=fresh

@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..._core import InputError
 from ..._core.serialise import load_tree
-from ...bilevel import Branch, Evidence, Follower, LinearBaseline, Needs
+from ...bilevel import Branch, Follower, LinearBaseline, Needs
 from ...bilevel.sampled.baselines import Baseline
 from ...bilevel.sampled.data import LabelledClips
 from ...bilevel.sampled.estimator import Estimator
@@ -29,6 +29,7 @@ from ...envs import VectorEnv, make
 from ..collect import Collector
 from ..config import TrainConfig
 from ..experiment import Experiment, labelled
+from ..finish import newest_checkpoint
 from ..folder import RunFolder
 from ..leaders import make_estimator
 from .agreement import Agreement, agreement
@@ -92,13 +93,7 @@ class CheckedRun:
             raise InputError(
                 f"--pairs is {pairs}: give at least {_LEAST_GROUPS * self.group}, {_LEAST_GROUPS} batches"
             )
-        checkpoint, skipped = folder.latest_valid_checkpoint()
-        for line in skipped:
-            print(line)
-        if checkpoint is None:
-            raise InputError(
-                f"{path} has no checkpoint yet: go on with rewardsmith train --resume {folder.path}"
-            )
+        checkpoint = newest_checkpoint(folder)
         # Clips of the policy of now are drawn here whatever the run took; the queue holds one group.
         self.config = dataclasses.replace(config, clips="queue", queue=self.group)
         self.seed = seed
@@ -173,20 +168,11 @@ class CheckedRun:
         )
 
     def _second(self, estimator: Estimator, baseline: Baseline) -> Callable[..., Any]:
-        state = self.sac_state
+        problem, follower = self.experiment.problem, self.sac_state
 
         def term(clips: LabelledClips, visits: Any, key: Any) -> Any:
-            evidence = Evidence(clips, clips, Follower(state.policy, state.temperature), visits)
-            return second_term(
-                self.experiment.problem,
-                self.x,
-                evidence.recent,
-                evidence.follower,
-                estimator,
-                baseline,
-                key,
-                visits=evidence.visits,
-            )
+            answer = Follower(follower.policy, follower.temperature)
+            return second_term(problem, self.x, clips, answer, estimator, baseline, key, visits=visits)
 
         return term
 
@@ -201,20 +187,7 @@ class CheckedRun:
             for index in range(self.groups):
                 before = collector.extra_steps
                 self._play(env, collector, jax.random.fold_in(act_key, index), index)
-                own_key = jax.random.fold_in(fork_key, index)
-
-                def act(observation: Any, streams: Any, step: int, key: Any = own_key) -> np.ndarray:
-                    # Step −1 is a fresh action for a branch.
-                    return np.asarray(
-                        self.experiment.act_in_streams(
-                            policy,
-                            observation.astype(np.float32),
-                            key,
-                            streams.astype(np.int32),
-                            np.int32(step + 1),
-                        )
-                    )
-
+                act = self.experiment.acting(policy, jax.random.fold_in(fork_key, index))
                 collector.ask(
                     self.group,
                     self.step,

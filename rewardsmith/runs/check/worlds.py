@@ -121,7 +121,7 @@ _QUICKLY = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": 
 
 
 def compiled(*calls: tuple[Any, ...]) -> list[Callable[..., Any]]:
-    """Each (function, arguments...) compiled, in a third of the usual time and side by side."""
+    """Each (function, arguments...) compiled side by side, and sooner than usual."""
     jitted: list[Any] = [eqx.filter_jit(function) for function, *_ in calls]
     lowered = [one.lower(*arguments) for one, (_, *arguments) in zip(jitted, calls, strict=True)]
 
