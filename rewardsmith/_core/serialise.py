@@ -100,6 +100,24 @@ def load_tree(path: Path, like: Any, *, allow_extra: bool = False) -> Any:
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 
+def load_arrays(path: Path, within: str) -> dict[str, np.ndarray]:
+    """The NumPy arrays of one dictionary of a stored tree, by name, whatever else the file holds.
+
+    Args:
+        path: the file.
+        within: the dictionary's own name, as `jax.tree_util.keystr` writes it, such as ``"['queue']"``.
+
+    Raises:
+        InputError: no such file, or a damaged one.
+    """
+    with _opened(path) as file:
+        _, stored = _verified(path, file)
+        own = {name: form for name, form in stored.items() if name.startswith(f"{within}['")}
+        return {
+            name[len(within) + 2 : -2]: _unpack(form, file.get_tensor(name)) for name, form in own.items()
+        }
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The text saved beside the tensors, without our own entries; reads the header only, checks no sum."""
     with _opened(path) as file:
