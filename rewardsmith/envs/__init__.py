@@ -1,12 +1,20 @@
 """Vectorised worlds behind one thin interface, with states that can be saved and restored."""
 
+from .atari import AtariBatchEnv as AtariBatchEnv
 from .base import EnvSpec as EnvSpec
 from .base import StepResult as StepResult
 from .base import VectorEnv as VectorEnv
+from .clip_film import clip_frames as clip_frames
+from .clip_film import film_clip as film_clip
 from .film import film as film
 from .fork import Forked as Forked
 from .fork import fork as fork
 from .gymnasium_env import GymnasiumEnv as GymnasiumEnv
+from .hide import hidden_boxes as hidden_boxes
+from .hide import hide as hide
+from .hide import parse_boxes as parse_boxes
+from .hide import visible_mask as visible_mask
 from .make import make as make
 from .mujoco_batch import MujocoBatchEnv as MujocoBatchEnv
+from .options import EnvOptions as EnvOptions
 from .tabular import TabularEnv as TabularEnv

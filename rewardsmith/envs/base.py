@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._core import InputError, TrueReward
+from .._core import ImageSpec, InputError, TrueReward
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +24,7 @@ class EnvSpec:
         max_episode_steps: an episode is truncated after this many steps; None: never.
         can_terminate: False: known never to terminate, so episodes end by the time limit alone; True: it
             can, and then the length of an episode tells of the true reward; None: unknown.
+        image: observations are pictures of this shape and layout; None: they are not.
     """
 
     env_id: str
@@ -35,6 +36,7 @@ class EnvSpec:
     num_actions: int | None
     max_episode_steps: int | None
     can_terminate: bool | None
+    image: ImageSpec | None = None
 
     def from_unit(self, action: Any) -> np.ndarray:
         """Map actions from [-1, 1] to [low, high]: low + (a + 1)(high - low)/2, as float32.
@@ -51,6 +53,10 @@ class EnvSpec:
         half_range = 0.5 * (self.action_high - self.action_low)
         unit = np.asarray(action, np.float32)
         return np.clip(centre + half_range * unit, self.action_low, self.action_high)
+
+    def from_policy(self, action: Any) -> np.ndarray:
+        """A policy's actions, in [−1, 1] or indices, in the environment's own units."""
+        return self.from_unit(action) if self.num_actions is None else np.asarray(action)
 
     def checked_actions(self, action: Any, num_envs: int) -> np.ndarray:
         """`action` as float32 (int64 if discrete), shape ``(num_envs, *action_shape)``, or an InputError."""
@@ -138,6 +144,17 @@ class VectorEnv(abc.ABC):
         Raises:
             InputError: not restorable, or the arrays do not fit this environment.
         """
+
+    def streams(self, seed: int) -> np.ndarray:
+        """Fresh randomness for each environment: what the row "rng" of `get_state` may be replaced by.
+
+        Rows (N, ...) that depend on (seed, i) alone. May reset the environments: what they did is lost.
+
+        Raises:
+            InputError: the environment is not restorable.
+        """
+        self.reset(seed)
+        return self.get_state()["rng"]
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -117,7 +117,7 @@ def _play(
         action = act(observation, streams, step)
         if step == 0 and first_action is not None:
             action = first_action
-        result = env.step(action if spec.num_actions is not None else spec.from_unit(action))
+        result = env.step(spec.from_policy(action))
         observations.append(observation)
         actions.append(action)
         valid.append(alive)
@@ -141,7 +141,7 @@ def _reseeded(
     rng = np.empty_like(states["rng"])
     group, row = np.divmod(streams, env.num_envs)
     for number in np.unique(group):
-        env.reset(int(np.random.SeedSequence([seed, int(number)]).generate_state(1)[0]))
+        fresh = env.streams(int(np.random.SeedSequence([seed, int(number)]).generate_state(1)[0]))
         own = group == number
-        rng[own] = env.get_state()["rng"][row[own]]
+        rng[own] = fresh[row[own]]
     return {**states, "rng": rng, "elapsed": np.zeros_like(states["elapsed"])}

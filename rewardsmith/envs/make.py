@@ -3,35 +3,54 @@
 from typing import Literal
 
 from .._core import InputError
+from .atari import AtariBatchEnv
 from .base import VectorEnv
 from .gymnasium_env import GymnasiumEnv
 from .mujoco_batch import MujocoBatchEnv
 from .mujoco_tasks import TASKS
+from .options import EnvOptions
+
+_BACKENDS = ("auto", "mujoco", "gymnasium", "ale")
 
 
 def make(
     env_id: str,
     num_envs: int,
-    backend: Literal["auto", "mujoco", "gymnasium"] = "auto",
+    backend: Literal["auto", "mujoco", "gymnasium", "ale"] = "auto",
     *,
     num_threads: int = 1,
+    options: EnvOptions | None = None,
 ) -> VectorEnv:
     """N copies of the environment `env_id`.
 
-    The two backends agree bit for bit, given the same seed and actions.
+    The backends of a task agree bit for bit, given the same seed and actions; those of an Atari game where
+    its settings leave no chance.
 
     Args:
-        env_id: a Gymnasium id such as ``"HalfCheetah-v5"``.
+        env_id: a Gymnasium id such as ``"HalfCheetah-v5"`` or ``"ALE/BeamRider-v5"``.
         num_envs: N.
-        backend: "mujoco": all physics in one batch, for the tasks of `mujoco_tasks.TASKS`; "gymnasium": any
-            task; "auto": the batch where there is one.
-        num_threads: threads of the batch; 0: one for each processor.
+        backend: "mujoco": all physics in one batch, for the tasks of `mujoco_tasks.TASKS`; "ale": ALE's own
+            threads, for Atari games, not restorable; "gymnasium": any task; "auto": the batch where there
+            is one, else "gymnasium".
+        num_threads: threads of "mujoco" and "ale"; 0: one for each processor.
+        options: of the observations and of Atari games; None: the defaults.
 
     Raises:
         InputError: unknown id, a missing package, or spaces that are not understood.
     """
-    if backend not in ("auto", "mujoco", "gymnasium"):
-        raise InputError(f"unknown backend {backend!r}: choose 'auto', 'mujoco' or 'gymnasium'")
-    if backend == "mujoco" or (backend == "auto" and env_id in TASKS):
-        return MujocoBatchEnv(env_id, num_envs, num_threads)
-    return GymnasiumEnv(env_id, num_envs)
+    options = EnvOptions() if options is None else options
+    if backend not in _BACKENDS:
+        raise InputError(f"unknown backend {backend!r}: choose one of {', '.join(_BACKENDS)}")
+    if backend == "ale":
+        return AtariBatchEnv(env_id, num_envs, num_threads, options)
+    if backend == "gymnasium" or (backend == "auto" and (env_id not in TASKS or _needs_gymnasium(options))):
+        return GymnasiumEnv(env_id, num_envs, options)
+    if _needs_gymnasium(options):
+        raise InputError(
+            f"clip_rewards and frame_stack are not for {env_id} in one batch: use backend='gymnasium'"
+        )
+    return MujocoBatchEnv(env_id, num_envs, num_threads)
+
+
+def _needs_gymnasium(options: EnvOptions) -> bool:
+    return options.clip_rewards or (options.frame_stack or 1) > 1
