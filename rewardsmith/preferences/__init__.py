@@ -2,6 +2,7 @@
 
 from .clips import Clips as Clips
 from .clips import Trajectories as Trajectories
+from .clips import unstacked as unstacked
 from .comparisons import ComparisonQueue as ComparisonQueue
 from .loss import agreement as agreement
 from .loss import bradley_terry as bradley_terry

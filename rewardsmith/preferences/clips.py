@@ -1,11 +1,11 @@
 """Clips: short stretches of experience, cut so that they never cross the end of an episode."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .._core import InputError, TrueReward
+from .._core import ImageSpec, InputError, TrueReward, stacked
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,16 @@ class Clips:
     The further steps are what estimators of ∇Q need; a comparison is about the first H alone.
 
     Attributes:
-        observations: (n, H + T, *obs).
+        observations: (n, H + T, *obs). Of images every frame is there once: (n, stack − 1 + H + T, height,
+            width, channels) uint8, first those before the first step (the episode's first frame where there
+            are none), then one for each step. ``stacked(clips.observations, clips.stack)`` gives the
+            observations (n, H + T, height, width, channels·stack).
         actions: (n, H + T, *act), as the learner stores them.
         valid: (n, H + T) bool, false behind the end of the episode or of the record. True on the first H.
         true_reward: (n, H), sealed.
-        extras: (n, ...) what else is kept of each clip, by name; of what was recorded a step, (n, H, ...).
+        extras: (n, ...) what else is kept of each clip, by name; of what was recorded a step, (n, H, ...),
+            or (n, ...) at the first step.
+        stack: frames of one observation; 1 unless observations are images.
     """
 
     observations: np.ndarray
@@ -27,6 +32,17 @@ class Clips:
     valid: np.ndarray
     true_reward: TrueReward
     extras: dict[str, np.ndarray] = field(default_factory=dict)
+    stack: int = 1
+
+
+def unstacked(observations: np.ndarray, image: ImageSpec) -> np.ndarray:
+    """Frames (n, stack − 1 + L, H, W, channels), each once, of L observations (n, L, *image.shape) in a row.
+
+    The reverse of `stacked`, for experience that was not recorded by `Trajectories`.
+    """
+    image.check(observations.shape[2:])
+    first = observations[:, 0].reshape(-1, image.height, image.width, image.stack, image.channels)
+    return np.concatenate([np.moveaxis(first, -2, 1), image.newest(observations[:, 1:])], axis=1)
 
 
 class Trajectories:
@@ -40,6 +56,9 @@ class Trajectories:
         observation_shape, action_shape: shapes of one.
         observation_dtype, action_dtype: what to store them as.
         extras: what else to record of each step, by name: arrays (N, ...) like those that `append` will get.
+        at_start: names of extras of which a clip gets its first step's alone, (n, ...).
+        image: what one observation is, where it is one. Its newest frame alone is stored then, as uint8, and
+            stack − 1 further frames of each environment, so that the oldest of the steps has its history.
     """
 
     def __init__(
@@ -51,15 +70,22 @@ class Trajectories:
         observation_dtype: np.typing.DTypeLike = np.float32,
         action_dtype: np.typing.DTypeLike = np.float32,
         extras: Mapping[str, np.ndarray] | None = None,
+        image: ImageSpec | None = None,
+        at_start: Collection[str] = (),
     ):
-        self.capacity = capacity
-        self._observations = np.zeros((capacity, num_envs, *observation_shape), observation_dtype)
-        self._actions = np.zeros((capacity, num_envs, *action_shape), action_dtype)
-        self._ended = np.zeros((capacity, num_envs), bool)
-        self._true_reward = TrueReward(np.zeros((capacity, num_envs)))
+        self.capacity, self._image = capacity, image
+        self._stack = 1 if image is None else image.stack
+        stored, dtype = frames_stored(observation_shape, observation_dtype, image)
+        # Steps in the ring; of the oldest few only the frames are used.
+        self._ring = ring = capacity + self._stack - 1
+        self._observations = np.zeros((ring, num_envs, *stored), dtype)
+        self._actions = np.zeros((ring, num_envs, *action_shape), action_dtype)
+        self._ended = np.zeros((ring, num_envs), bool)
+        self._true_reward = TrueReward(np.zeros((ring, num_envs)))
         self._extras = {
-            name: np.zeros((capacity, *like.shape), like.dtype) for name, like in (extras or {}).items()
+            name: np.zeros((ring, *like.shape), like.dtype) for name, like in (extras or {}).items()
         }
+        self._at_start = frozenset(at_start)
         self._steps = 0
 
     def append(
@@ -71,10 +97,10 @@ class Trajectories:
         extras: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Record one step of every environment; `ended` (N,) is true where the episode ended with it."""
-        slot = self._steps % self.capacity
+        slot = self._steps % self._ring
         for name, array in self._extras.items():
             array[slot] = (extras or {})[name]
-        self._observations[slot] = observation
+        self._observations[slot] = observation if self._image is None else self._image.newest(observation)
         self._actions[slot] = action
         self._ended[slot] = ended
         self._true_reward[slot] = true_reward
@@ -82,7 +108,7 @@ class Trajectories:
 
     def cut(self) -> None:
         """Mark the last step as the end of every episode: the environments are about to be reset."""
-        self._ended[(self._steps - 1) % self.capacity] = True
+        self._ended[(self._steps - 1) % self._ring] = True
 
     def sample(
         self, count: int, horizon: int, further: int, rng: np.random.Generator, newest: int | None = None
@@ -101,7 +127,7 @@ class Trajectories:
         if newest is not None:
             length = min(length, max(newest, horizon))
         # In order of time: row 0 is the oldest step.
-        order = (np.arange(length) + self._steps - length) % self.capacity
+        order = (np.arange(length) + self._steps - length) % self._ring
         ended = self._ended[order]
         # ends[t] = number of episode ends before step t, so two steps share an episode iff it is equal.
         ends = np.concatenate([np.zeros((1, ended.shape[1]), int), np.cumsum(ended, axis=0)])
@@ -118,23 +144,48 @@ class Trajectories:
         inside = np.minimum(wanted, length - 1)
         valid = (wanted < length) & (ends[inside, envs] == ends[times, envs])
         rows = order[inside]
+        before = self._history(times[:, 0] + self._steps - length, envs[:, 0]) % self._ring
         return Clips(
-            observations=self._observations[rows, envs],
+            observations=self._observations[np.concatenate([before, rows], axis=1), envs],
             actions=self._actions[rows, envs],
             valid=valid,
             true_reward=self._true_reward[rows[:, :horizon], envs],
-            extras={name: array[rows[:, :horizon], envs] for name, array in self._extras.items()},
+            extras={
+                name: array[rows[:, 0], envs[:, 0]]
+                if name in self._at_start
+                else array[rows[:, :horizon], envs]
+                for name, array in self._extras.items()
+            },
+            stack=self._stack,
         )
 
     def draw_steps(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Observations and actions (count, ...) of steps drawn, with replacement, from all on record."""
-        rows = rng.integers(min(self._steps, self.capacity), size=count)
+        held = min(self._steps, self.capacity)
+        rows = rng.integers(held, size=count)
         envs = rng.integers(self._observations.shape[1], size=count)
-        return self._observations[rows, envs], self._actions[rows, envs]
+        if self._image is None:
+            return self._observations[rows, envs], self._actions[rows, envs]
+        steps = rows + self._steps - held
+        seen = np.concatenate([self._history(steps, envs), steps[:, None]], axis=1) % self._ring
+        observations = stacked(self._observations[seen, envs[:, None]], self._stack)[:, 0]
+        return observations, self._actions[seen[:, -1], envs]
+
+    def _history(self, steps: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """(n, stack − 1) the steps before `steps` (n,), both counted from the very first.
+
+        Where the episode has no more, its first step again.
+        """
+        back = np.arange(1, self._stack)
+        earlier = steps[:, None] - back
+        same = (earlier >= 0) & ~self._ended[earlier % self._ring, envs[:, None]]
+        # Steps since the episode began, as far as a stack reaches.
+        age = np.cumprod(same, axis=1).sum(axis=1, keepdims=True)
+        return steps[:, None] - np.minimum(back[::-1], age)
 
     @property
     def true_reward(self) -> TrueReward:
-        """(capacity, N), sealed, in the order of the ring."""
+        """(capacity, N), sealed, in the order of the ring; of images (capacity + stack − 1, N)."""
         return self._true_reward
 
     def get_state(self) -> dict[str, np.ndarray]:
@@ -156,3 +207,13 @@ class Trajectories:
             array[:] = state[f"extra {name}"]
         self._true_reward[:] = true_reward
         self._steps = int(np.asarray(state["steps"]))
+
+
+def frames_stored(
+    shape: tuple[int, ...], dtype: np.typing.DTypeLike, image: ImageSpec | None
+) -> tuple[tuple[int, ...], np.typing.DTypeLike]:
+    """Shape and dtype of what is stored of an observation of `shape`: of an image, one frame."""
+    if image is None:
+        return shape, dtype
+    image.check(shape)
+    return image.frame_shape, np.uint8

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
+from .._core import ImageSpec, InputError
 from .._core.serialise import writing
-from .clips import Clips
+from .clips import Clips, frames_stored
 
 
 class ComparisonQueue:
@@ -22,6 +22,7 @@ class ComparisonQueue:
         observation_shape, action_shape: shapes of one.
         observation_dtype, action_dtype: what to store them as.
         extras: what else of `Clips.extras` to keep, by name: an array like one clip's.
+        image: what one observation is, where it is one: then frames are stored, as in `Clips`.
     """
 
     def __init__(
@@ -34,11 +35,15 @@ class ComparisonQueue:
         observation_dtype: np.typing.DTypeLike = np.float32,
         action_dtype: np.typing.DTypeLike = np.float32,
         extras: Mapping[str, np.ndarray] | None = None,
+        image: ImageSpec | None = None,
     ):
         length = horizon + further
+        self.stack = 1 if image is None else image.stack
+        self._image = image
+        stored, dtype = frames_stored(observation_shape, observation_dtype, image)
         self.capacity, self.horizon, self.further = capacity, horizon, further
         self._arrays: dict[str, np.ndarray] = {
-            "observations": np.zeros((capacity, 2, length, *observation_shape), observation_dtype),
+            "observations": np.zeros((capacity, 2, self.stack - 1 + length, *stored), dtype),
             "actions": np.zeros((capacity, 2, length, *action_shape), action_dtype),
             "valid": np.zeros((capacity, 2, length), bool),
             "label": np.zeros((capacity,), np.float32),
@@ -59,7 +64,13 @@ class ComparisonQueue:
             first, second: n clips each.
             label: (n,) probability that the first is preferred; pairs with NaN ("cannot tell") are dropped.
             step: environment steps when the answers were given.
+
+        Raises:
+            InputError: clips of images that hold no frames of the right size.
         """
+        if self._image is not None:
+            self._check_frames(first)
+            self._check_frames(second)
         kept = np.flatnonzero(~np.isnan(label))
         slots = (self.total + np.arange(len(kept))) % self.capacity
         for name in ("observations", "actions", "valid"):
@@ -90,17 +101,22 @@ class ComparisonQueue:
     def write_parquet(self, path: Path) -> None:
         """One row per comparison, oldest first: step, label, and each clip's H observations and actions.
 
-        Clips are flat float32 lists in C order, (H, *obs) and (H, *act).
+        Clips are flat float32 lists in C order, (H, *obs) and (H, *act). Observations that are images are
+        bytes instead, zstd-compressed: frames (stack − 1 + H, height, width, channels) uint8 in C order, read
+        back by ``np.frombuffer(row, np.uint8).reshape(...)`` and turned into observations by ``stacked``.
         """
+        # Here: polars starts threads when it is loaded, and `keep_freed_memory` must come before them.
+        from .parquet import write_comparisons
+
         order = (np.arange(len(self)) + self.total - len(self)) % self.capacity
-        columns: dict[str, pl.Series | np.ndarray] = {
-            "step": self._arrays["step"][order],
-            "label": self._arrays["label"][order],
-        }
-        for name in ("observations", "actions"):
-            for side, word in enumerate(("first", "second")):
-                clip = self._arrays[name][order, side, : self.horizon]
-                flat = clip.reshape(len(order), clip[0].size if len(order) else 0).astype(np.float32)
-                columns[f"{word}_{name}"] = pl.Series(flat.tolist(), dtype=pl.List(pl.Float32))
         with writing(path) as temporary:
-            pl.DataFrame(columns).write_parquet(temporary)
+            write_comparisons(self._arrays, order, self.horizon, self.stack, temporary)
+
+    def _check_frames(self, clips: Clips) -> None:
+        stored = self._arrays["observations"]
+        found, needed = clips.observations.shape[1:], stored.shape[2:]
+        if found != needed or clips.observations.dtype != stored.dtype:
+            raise InputError(
+                f"clips of {clips.observations.dtype} {found} cannot be kept as frames of {stored.dtype} "
+                f"{needed}: pass unstacked(observations, image)"
+            )
