@@ -13,10 +13,11 @@ from typing import Any
 
 import tyro
 
-from ._core import InputError
+from ._core import InputError, keep_freed_memory
 from .runs.check.config import CheckConfig
 from .runs.config import ESTIMATORS, METHODS, TEACHERS, TrainConfig
 from .runs.exact.config import SolveConfig
+from .runs.presets import PRESETS, expanded
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
 
@@ -25,6 +26,7 @@ def train(
     config: tyro.conf.OmitArgPrefixes[TrainConfig],
     out: Path | None = None,
     resume: Path | None = None,
+    preset: str | None = None,
 ) -> None:
     """Learn a reward from comparisons, and the policy that is best for it.
 
@@ -35,6 +37,7 @@ def train(
         config: settings.
         out: folder of the run; must not hold anything. Default: runs/ENV-METHOD-SEED.
         resume: go on with the run in this folder, with its own settings; no other option goes with it.
+        preset: settings that belong together, for what is not given: atari. With --help it shows them.
     """
     # Imported here so that --help and mistakes answer at once: JAX takes seconds to load.
     from .runs.finish import finish
@@ -42,7 +45,7 @@ def train(
     from .runs.train import train as start_run
 
     if resume is not None:
-        if out is not None or config != TrainConfig():
+        if out is not None or preset is not None or config != TrainConfig():
             raise InputError("--resume takes the run's own settings: give no other option with it")
         folder = resume_run(resume)
     else:
@@ -51,7 +54,13 @@ def train(
     finish(folder)
 
 
-def evaluate(run: tyro.conf.Positional[Path], episodes: int = 20, seed: int = 0, film: bool = False) -> None:
+def evaluate(
+    run: tyro.conf.Positional[Path],
+    episodes: int = 20,
+    seed: int = 0,
+    film: bool = False,
+    sampled: bool | None = None,
+) -> None:
     """Measure a run's policy under the true reward; writes eval.json into its folder.
 
     Args:
@@ -59,16 +68,30 @@ def evaluate(run: tyro.conf.Positional[Path], episodes: int = 20, seed: int = 0,
         episodes: number of episodes, each played to its end.
         seed: of the episodes' starts.
         film: also film one episode, to film.mp4.
+        sampled: act by samples of the policy; --no-sampled: by its mode. Default: as the run was evaluated.
     """
     from .runs.finish import evaluate_run, film_run
 
-    result = evaluate_run(run, episodes, seed)
+    result = evaluate_run(run, episodes, seed, sampled)
     print(
         f"true return {result['mean']:.1f} ± {result['std']:.1f} (mean ± deviation of {episodes} episodes, "
         f"seed {seed}), at step {result['step']:,} of {run}"
     )
     if film:
         print(f"film: {film_run(run, seed)}")
+
+
+def clips(run: tyro.conf.Positional[Path], count: int = 4, out: Path | None = None) -> None:
+    """Film the clips of a run's newest comparisons, in colour, with what was answered in comparisons.json.
+
+    Args:
+        run: folder of a run that was trained with --film-clips.
+        count: comparisons; each has two films.
+        out: folder for them. Default: clips in the run's folder.
+    """
+    from .runs.clips import film_comparisons
+
+    print(film_comparisons(run, count, out))
 
 
 def plot(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("curves.png")) -> None:
@@ -186,6 +209,7 @@ def list_choices() -> None:
     _print_table("methods of train", METHODS)
     _print_table("estimators", ESTIMATORS)
     _print_table("teachers", TEACHERS)
+    _print_table("presets of train", PRESETS)
     print("environments with batched simulation (any other Gymnasium id works too)")
     print("  " + " ".join(sorted(TASKS)))
     _print_table("problems of solve and compare", problem_names())
@@ -202,6 +226,7 @@ def _print_table(title: str, table: Mapping[str, str]) -> None:
 _COMMANDS = {
     "train": train,
     "eval": evaluate,
+    "clips": clips,
     "plot": plot,
     "report": report,
     "solve": solve,
@@ -223,7 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given == ["--version"]:
         print(f"rewardsmith {importlib.metadata.version('rewardsmith')}")
         sys.exit(0)
+    keep_freed_memory()
     try:
+        if given[:1] == ["train"]:
+            given = ["train", *expanded(given[1:], TrainConfig().steps)]
         _dispatch(given)
     except Exception as error:
         if debug:

@@ -15,11 +15,15 @@ import pytest
 
 import rewardsmith as rs
 from benchmarks import (
+    atari_batch,
+    atari_learner,
     end_to_end,
     environments,
     exact_world,
     four_rooms,
+    kept,
     page,
+    picture_reward,
     random_world,
     reward_model,
     rounds,
@@ -65,8 +69,24 @@ def test_m_sobirl_takes_the_steps_that_its_peers_are_held_against():
         random_world.check_same(random_world.make(10), x, loss)
 
 
+def test_the_atari_learner_takes_the_updates_that_its_peers_are_held_against():
+    found = atari_learner.first_updates()
+    atari_batch.check_same(found)
+    for name in found:
+        with pytest.raises(AssertionError, match=name):
+            atari_batch.check_same(found | {name: np.multiply(found[name], 1.01)})
+
+
+def test_an_update_of_the_reward_on_pictures_learns():
+    assert picture_reward.compared(3)["observations"].shape == (3, 2, 3 + 25, 84, 84, 1)
+    update = picture_reward.make_update(1)
+    assert 0.1 < update() != update()
+
+
 @pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("module", [sac_learner, end_to_end, reward_model, exact_world, environments])
+@pytest.mark.parametrize(
+    "module", [sac_learner, atari_learner, end_to_end, reward_model, exact_world, environments]
+)
 def test_a_ratio_is_of_two_sides_that_are_measured(module, quick):
     subject = module.subject(quick)
     labels = [side.label for side in subject.sides]
@@ -102,6 +122,21 @@ class Clock:
 
 
 CALLS: list[tuple[int, float]] = []
+
+
+def test_a_program_that_keeps_freed_memory_is_the_same_program(monkeypatch):
+    told = []
+    setting = {"keep_freed_memory": lambda: told.append("memory")}
+    monkeypatch.setattr(kept.runpy, "run_path", lambda path: setting)
+
+    def started(name):
+        told.append(name)
+        return SimpleNamespace(PACKAGES=("a",), build=lambda *arguments: arguments)
+
+    monkeypatch.setattr(kept.importlib, "import_module", started)
+    monkeypatch.setattr(kept, "PACKAGES", ())
+    assert kept.build("program", "b") == ("b",)
+    assert told == ["memory", "program"] and kept.PACKAGES == ("a",)
 
 
 def test_sides_take_turns_of_the_wanted_length(monkeypatch):
@@ -142,6 +177,8 @@ def test_the_page_gives_median_spread_and_circumstances():
 def test_an_absent_peer_is_said_to_be_absent():
     text = page.render([SUBJECT], [a_row(peer_rates=())], {}, WHERE)
     assert f"| fast | slow | 300 | {rounds.ABSENT} | | |" in text
+    text = page.render([SUBJECT], [a_row(our_rates=(), peer_rates=())], {}, WHERE)
+    assert f"| fast | slow | {rounds.ABSENT} | {rounds.ABSENT} | | |" in text
 
 
 def test_page_and_table_are_written_and_hold_every_round(tmp_path):

@@ -14,16 +14,11 @@ from hypothesis import given, settings
 from matplotlib.image import imread
 
 from rewardsmith._core import InputError
-from rewardsmith.runs import (
-    Metrics,
-    RunFolder,
-    interquartile_mean,
-    mean_interval,
-    plot_runs,
-    run_figures,
-    summarise,
-    write_report,
-)
+from rewardsmith.runs.folder import RunFolder
+from rewardsmith.runs.metrics import Metrics
+from rewardsmith.runs.plot import plot_runs, run_figures
+from rewardsmith.runs.report import write_report
+from rewardsmith.runs.statistics import interquartile_mean, mean_interval, summarise
 
 CONFIG = {
     "env": "HalfCheetah-v5",

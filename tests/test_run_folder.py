@@ -21,7 +21,9 @@ from rich.console import Console
 import rewardsmith
 from rewardsmith._core import InputError
 from rewardsmith._core.serialise import load_tree
-from rewardsmith.runs import Metrics, Progress, RunFolder, read_metrics
+from rewardsmith.runs.folder import RunFolder
+from rewardsmith.runs.metrics import Metrics, read_metrics
+from rewardsmith.runs.progress import Progress
 
 CONFIG = {"env": "Pendulum-v1", "method": "sac", "steps": 1000, "seed": 0}
 

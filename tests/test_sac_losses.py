@@ -21,7 +21,14 @@ from rewardsmith.agents import (
     empty_replay,
     sample,
 )
-from rewardsmith.agents.losses import actor_loss, critic_loss, soft_target, temperature_loss
+from rewardsmith.agents.losses import (
+    actor_loss,
+    critic_loss,
+    expected_soft_value,
+    sampled_soft_value,
+    soft_target,
+    temperature_loss,
+)
 from rewardsmith.agents.networks import tanh_gaussian_log_prob
 
 OBSERVATION, ACTION = 3, 2
@@ -36,17 +43,24 @@ def scalar(value):
 
 def test_soft_target():
     # y = 1.5 + 0.9 (min(4, 3) − 0.5·(−2)) = 1.5 + 0.9·4 = 5.1; nothing follows a terminated step: 1.5.
-    q = jnp.array([4.0, 3.0])
-    common = (q, scalar(-2.0), scalar(0.5), 0.9)
-    np.testing.assert_allclose(soft_target(scalar(1.5), jnp.asarray(False), *common), 5.1, rtol=1e-6)
-    np.testing.assert_allclose(soft_target(scalar(1.5), jnp.asarray(True), *common), 1.5, rtol=1e-6)
+    value = sampled_soft_value(jnp.array([4.0, 3.0]), scalar(-2.0), scalar(0.5))
+    np.testing.assert_allclose(soft_target(scalar(1.5), jnp.asarray(False), value, 0.9), 5.1, rtol=1e-6)
+    np.testing.assert_allclose(soft_target(scalar(1.5), jnp.asarray(True), value, 0.9), 1.5, rtol=1e-6)
 
 
 def test_the_smaller_critic_counts_whichever_it_is():
     for q in ([4.0, 3.0], [3.0, 4.0]):
-        target = soft_target(scalar(0.0), jnp.asarray(False), jnp.array(q), scalar(0.0), scalar(1.0), 1.0)
-        np.testing.assert_allclose(target, 3.0)
-        np.testing.assert_allclose(actor_loss(jnp.array(q), scalar(0.0), scalar(1.0)), -3.0)
+        np.testing.assert_allclose(sampled_soft_value(jnp.array(q), scalar(0.0), scalar(1.0)), 3.0)
+
+
+def test_the_expected_soft_value_is_the_mean_of_the_sampled_one():
+    q = jnp.array([[1.0, 4.0, 0.5], [2.0, 3.0, 0.0]])
+    probabilities = np.array([0.2, 0.5, 0.3], np.float32)
+    log_probs, temperature = jnp.log(probabilities), scalar(0.7)
+    sampled = [float(sampled_soft_value(q[:, a], log_probs[a], temperature)) for a in range(3)]
+    np.testing.assert_allclose(
+        expected_soft_value(q, log_probs, temperature), probabilities @ sampled, rtol=1e-6
+    )
 
 
 def test_critic_loss():
@@ -58,16 +72,17 @@ def test_critic_loss():
 
 def test_actor_loss():
     # 0.2·(−1.5) − min(0.7, 0.4) = −0.7.
-    np.testing.assert_allclose(actor_loss(jnp.array([0.7, 0.4]), scalar(-1.5), scalar(0.2)), -0.7, rtol=1e-6)
+    value = sampled_soft_value(jnp.array([0.7, 0.4]), scalar(-1.5), scalar(0.2))
+    np.testing.assert_allclose(actor_loss(value), -0.7, rtol=1e-6)
 
 
 def test_temperature_loss():
-    # −log 2 · (−1.5 − 2) = 3.5 log 2; in log τ the slope is 3.5.
+    # log 2 · (1.5 + 2) = 3.5 log 2; in log τ the slope is 3.5.
     log_tau = jnp.log(scalar(2.0))
-    np.testing.assert_allclose(temperature_loss(log_tau, scalar(-1.5), -2.0), 3.5 * np.log(2), rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(temperature_loss)(log_tau, scalar(-1.5), -2.0), 3.5, rtol=1e-6)
+    np.testing.assert_allclose(temperature_loss(log_tau, scalar(1.5), -2.0), 3.5 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(temperature_loss)(log_tau, scalar(1.5), -2.0), 3.5, rtol=1e-6)
     # Entropy 1 nat below the target: descending must raise τ. 1 nat above: lower it.
-    assert jax.grad(temperature_loss)(log_tau, scalar(2.0), -1.0) < 0
+    assert jax.grad(temperature_loss)(log_tau, scalar(-2.0), -1.0) < 0
     assert jax.grad(temperature_loss)(log_tau, scalar(0.0), -1.0) > 0
 
 

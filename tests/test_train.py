@@ -13,42 +13,13 @@ import numpy as np
 import pytest
 
 from rewardsmith._core import InputError, TrueReward
-from rewardsmith._core.serialise import load_tree
 from rewardsmith.envs import MujocoBatchEnv
 from rewardsmith.preferences import Teacher
 from rewardsmith.runs import train as train_module
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
-from rewardsmith.runs.metrics import read_metrics
 from rewardsmith.runs.train import Stopped, _Training, resume, train
-
-SMALL = {
-    "steps": 640,
-    "comparisons": 40,
-    "num_envs": 4,
-    "hidden": (16, 16),
-    "reward_hidden": (8,),
-    "ensemble": 2,
-    "batch_size": 16,
-    "learning_starts": 160,
-    "clip_length": 10,
-    "suffix_length": 15,
-    "leader_every": 80,
-    "leader_steps": 4,
-    "leader_warmup_steps": 8,
-    "leader_batch_size": 8,
-    "recent_batch_size": 4,
-    "replay": 500,
-    "queue": 30,
-    "eval_every": 160,
-    "eval_episodes": 1,
-    "checkpoint_every": 200,
-    "snapshot_every": 300,
-    "snapshot_updates": 5,
-    "branch_length": 10,
-    "adjoint_visits": 64,
-}
-CLOCK = ["seconds", "steps_per_second", "share_env", "share_learner", "share_leader"]
+from tests.small_runs import SMALL, assert_same, die_at, learned, measured, settings
 
 
 class Drifting(gymnasium.Env):
@@ -75,29 +46,6 @@ def drifting():
     gymnasium.registry.pop("Drifting-v0")
 
 
-def settings(**changes) -> TrainConfig:
-    return TrainConfig(**(SMALL | changes))
-
-
-def measured(folder: RunFolder):
-    return read_metrics(folder.path).drop(CLOCK)
-
-
-def learned(folder: RunFolder):
-    """Every array of the last checkpoint but the clocks."""
-    training = _Training(TrainConfig.from_json(folder.config), folder)
-    path, _ = folder.latest_valid_checkpoint()
-    assert path is not None
-    state = load_tree(path, training._state())
-    return {name: state[name] for name in ("follower", "companions", "replay", "leader", "observation")}
-
-
-def assert_same(first: RunFolder, second: RunFolder):
-    assert measured(first).equals(measured(second))
-    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), learned(first), learned(second))
-    assert all(jax.tree.leaves(same))
-
-
 @pytest.mark.parametrize(
     ("env", "method", "estimator"),
     [
@@ -116,19 +64,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, env, m
     config = settings(env=env, method=method, estimator=estimator, clips=clips)
     whole = train(config, tmp_path / "whole")
 
-    iterate = _Training._iterate
-
-    def die(self):
-        # Between two checkpoints, as a kill would: nothing is saved, metrics have run ahead.
-        if self.step == 520:
-            self.metrics.flush()
-            raise RuntimeError("killed")
-        iterate(self)
-
-    monkeypatch.setattr(_Training, "_iterate", die)
-    with pytest.raises(RuntimeError, match="killed"):
-        train(config, tmp_path / "cut")
-    monkeypatch.setattr(_Training, "_iterate", iterate)
+    with monkeypatch.context() as patch:
+        die_at(patch, 520)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(config, tmp_path / "cut")
     assert RunFolder.open(tmp_path / "cut").checkpoints()[-1].name == "step_000000400.safetensors"
     assert_same(whole, resume(tmp_path / "cut"))
 

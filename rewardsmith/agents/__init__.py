@@ -1,5 +1,10 @@
 """Deep followers: soft actor-critic that asks for the reward anew at every update."""
 
+from .frame_replay import FrameReplay as FrameReplay
+from .networks import CategoricalPolicy as CategoricalPolicy
+from .networks import Critic as Critic
+from .networks import DiscreteTwinCritic as DiscreteTwinCritic
+from .networks import Policy as Policy
 from .networks import TanhGaussianPolicy as TanhGaussianPolicy
 from .networks import TwinCritic as TwinCritic
 from .replay import Replay as Replay

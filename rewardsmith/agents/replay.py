@@ -3,19 +3,22 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 
 class Transition(eqx.Module):
     """One step (s, a, s', terminated); with any leading axes, many.
 
+    Observations are vectors (float) or images (uint8, height × width × channels); actions are vectors or,
+    where they are discrete, integers of shape ``()``.
+
     `true_reward` is None for every learner that learns its reward: then there is no column to read. Only
     the ceiling, SAC on the true reward, stores one.
     """
 
-    observation: Float[Array, "*batch o"]
-    action: Float[Array, "*batch a"]
-    next_observation: Float[Array, "*batch o"]
+    observation: Shaped[Array, "*observations"]
+    action: Shaped[Array, "..."]
+    next_observation: Shaped[Array, "*observations"]
     terminated: Bool[Array, "*batch"]
     true_reward: Float[Array, "*batch"] | None = None
 
@@ -34,13 +37,19 @@ class Replay(eqx.Module):
 
 
 def empty_replay(
-    capacity: int, observation_size: int, action_size: int, *, with_true_reward: bool = False
+    capacity: int,
+    observation_size: int,
+    action_size: int,
+    *,
+    discrete: bool = False,
+    with_true_reward: bool = False,
 ) -> Replay:
-    """A replay with room for `capacity` transitions: 4·(2·o + a + 1) + 1 bytes each."""
+    """A replay with room for `capacity` transitions: 4·(2·o + a + 1) + 1 bytes each; a = 1 if `discrete`."""
+    action = jnp.zeros((capacity,), jnp.int32) if discrete else jnp.zeros((capacity, action_size))
     return Replay(
         data=Transition(
             observation=jnp.zeros((capacity, observation_size)),
-            action=jnp.zeros((capacity, action_size)),
+            action=action,
             next_observation=jnp.zeros((capacity, observation_size)),
             terminated=jnp.zeros((capacity,), bool),
             true_reward=jnp.zeros((capacity,)) if with_true_reward else None,

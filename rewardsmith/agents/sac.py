@@ -1,21 +1,26 @@
-"""Soft actor-critic for continuous actions, with the reward handed in anew at every call.
+"""Soft actor-critic for continuous and discrete actions, with the reward handed in anew at every call.
 
 The follower of a bilevel problem must answer to the leader's *current* reward, so nothing here stores
 one: `SAC.update` gets a reward function and applies it to each batch it draws.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from .._core import InputError
+from .._core import ImageSpec, InputError
 from .losses import actor_loss, critic_loss, soft_target, temperature_loss
-from .networks import TanhGaussianPolicy, TwinCritic
+from .networks import CategoricalPolicy, Critic, DiscreteTwinCritic, Policy, TanhGaussianPolicy, TwinCritic
 from .replay import Replay, Transition, sample
+
+# Of log A, the entropy of acting at random; published runs on Atari took it.
+_SHARE_OF_UNIFORM = 0.89
 
 RewardFn = Callable[[Transition], Float[Array, ""]]
 
@@ -23,13 +28,14 @@ RewardFn = Callable[[Transition], Float[Array, ""]]
 class SACState(eqx.Module):
     """All that soft actor-critic carries from update to update."""
 
-    policy: TanhGaussianPolicy
-    critic: TwinCritic
-    target_critic: TwinCritic
+    policy: Policy
+    critic: Critic
+    target_critic: Critic
     log_temperature: Float[Array, ""]
     policy_optimiser: optax.OptState
     critic_optimiser: optax.OptState
     temperature_optimiser: optax.OptState
+    updates: Int[Array, ""]
 
     @property
     def temperature(self) -> Float[Array, ""]:
@@ -50,14 +56,20 @@ class SACStats(eqx.Module):
 class SAC(eqx.Module):
     """Soft actor-critic (Haarnoja et al., 2018) with twin critics and target networks.
 
+    With discrete actions (Christodoulou, arXiv 1910.07207) expectations over actions are sums, not samples:
+    in the target, the policy's loss and the temperature's.
+
     Args:
-        hidden: widths of the hidden layers of policy and critics.
+        hidden: widths of the hidden layers of policy and critics; of pictures, behind the convolutions.
         discount: γ in [0, 1).
         learning_rate: Adam's, for policy, critics and temperature.
         batch_size: transitions per update.
         polyak: step of the target networks towards the critics at each update.
         temperature: a fixed τ > 0, or None to tune τ until the policy's entropy is `target_entropy`.
-        target_entropy: nats; None means −(number of action dimensions).
+        target_entropy: nats; None means −(number of action dimensions), or with discrete actions 0.89 log A.
+        target_every: updates between two copies of the critics into the targets, in place of `polyak`.
+        adam_epsilon: Adam's ε.
+        decay_updates: updates over which the learning rate falls to 0 along a line; None: it stays.
     """
 
     hidden: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
@@ -67,6 +79,9 @@ class SAC(eqx.Module):
     polyak: float = eqx.field(static=True, default=0.005)
     temperature: float | None = eqx.field(static=True, default=None)
     target_entropy: float | None = eqx.field(static=True, default=None)
+    target_every: int | None = eqx.field(static=True, default=None)
+    adam_epsilon: float = eqx.field(static=True, default=1e-8)
+    decay_updates: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         if not 0.0 <= self.discount < 1.0:
@@ -75,12 +90,31 @@ class SAC(eqx.Module):
             raise InputError(f"temperature is {self.temperature}; give a positive number, or None to tune it")
         if self.batch_size < 1 or self.learning_rate <= 0.0 or not 0.0 < self.polyak <= 1.0:
             raise InputError("batch_size must be at least 1, learning_rate positive and polyak in (0, 1]")
+        counts = [count for count in (self.target_every, self.decay_updates) if count is not None]
+        if min(counts, default=1) < 1 or not self.adam_epsilon > 0.0:
+            raise InputError("target_every and decay_updates must be at least 1, adam_epsilon positive")
 
-    def init(self, observation_size: int, action_size: int, *, key: PRNGKeyArray) -> SACState:
-        """Fresh networks and optimisers; τ starts at 1 when it is tuned."""
+    def init(
+        self,
+        observation: int | ImageSpec,
+        action_size: int,
+        *,
+        discrete: bool = False,
+        key: PRNGKeyArray,
+    ) -> SACState:
+        """Fresh networks and optimisers; τ starts at 1 when it is tuned.
+
+        Args:
+            observation: size of a vector, or the look of a picture.
+            action_size: length of an action; if `discrete`, how many there are.
+            discrete: whether actions are indices.
+            key: all randomness.
+        """
         policy_key, critic_key = jax.random.split(key)
-        policy = TanhGaussianPolicy(observation_size, action_size, self.hidden, key=policy_key)
-        critic = TwinCritic(observation_size, action_size, self.hidden, key=critic_key)
+        make_policy = CategoricalPolicy if discrete else TanhGaussianPolicy
+        make_critic = DiscreteTwinCritic if discrete else TwinCritic
+        policy = make_policy(observation, action_size, self.hidden, key=policy_key)
+        critic = make_critic(observation, action_size, self.hidden, key=critic_key)
         log_temperature = jnp.log(jnp.asarray(self.temperature or 1.0, jnp.float32))
         adam = self._optimiser()
         return SACState(
@@ -92,6 +126,7 @@ class SAC(eqx.Module):
             policy_optimiser=adam.init(eqx.filter(policy, eqx.is_array)),
             critic_optimiser=adam.init(eqx.filter(critic, eqx.is_array)),
             temperature_optimiser=adam.init(log_temperature),
+            updates=jnp.zeros((), jnp.int32),
         )
 
     def update(
@@ -99,15 +134,22 @@ class SAC(eqx.Module):
     ) -> tuple[SACState, SACStats]:
         """`num_updates` gradient updates in one compiled call, each on a fresh batch of `replay`.
 
-        `reward_fn` maps one transition to its reward. It is constant during the call, so the rewards of
-        all the batches are computed together before the first update.
+        `reward_fn` maps one transition to its reward; it is constant during the call.
         """
         batch_key, noise_key = jax.random.split(key)
-        shape = (num_updates, self.batch_size)
-        batches = sample(replay, batch_key, shape)
+        batches = sample(replay, batch_key, (num_updates, self.batch_size))
+        return self.update_on_batches(state, batches, reward_fn, noise_key)
+
+    def update_on_batches(
+        self, state: SACState, batches: Transition, reward_fn: RewardFn, key: PRNGKeyArray
+    ) -> tuple[SACState, SACStats]:
+        """One gradient update on each of the batches, (updates, batch size) transitions.
+
+        The rewards of all are computed together before the first update.
+        """
         rewards = jax.vmap(jax.vmap(reward_fn))(batches)
         # Two actions per transition: one at s for the policy's loss, one at s' for the target.
-        noise = jax.random.normal(noise_key, (*shape, 2, batches.action.shape[-1]))
+        noise = jax.random.normal(key, (*rewards.shape, 2, state.policy.noise_size))
 
         def body(carry: SACState, inputs):
             return self.update_on_batch(carry, *inputs)
@@ -127,22 +169,20 @@ class SAC(eqx.Module):
         The policy answers to the new critics; all the rest is of before the update.
         """
         adam = self._optimiser()
-
-        def policy_objective(policy: TanhGaussianPolicy, critic: TwinCritic, temperature: Float[Array, ""]):
-            action, log_prob = jax.vmap(policy.sample_from_noise)(batch.observation, noise[:, 0])
-            q_values = jax.vmap(critic)(batch.observation, action)
-            return jnp.mean(jax.vmap(actor_loss, (0, 0, None))(q_values, log_prob, temperature)), log_prob
-
         temperature = state.temperature
-        next_action, next_log_prob = jax.vmap(state.policy.sample_from_noise)(
-            batch.next_observation, noise[:, 1]
-        )
-        next_q_values = jax.vmap(state.target_critic)(batch.next_observation, next_action)
-        target = jax.vmap(soft_target, (0, 0, 0, 0, None, None))(
-            reward, batch.terminated, next_q_values, next_log_prob, temperature, self.discount
-        )
 
-        def critic_objective(critic: TwinCritic):
+        def soft_values(policy: Policy, critic: Critic, observation: Array, noise: Array):
+            one = lambda o, n: policy.soft_value(critic, o, n, temperature)  # noqa: E731  # pyright: ignore
+            return jax.vmap(one)(observation, noise)
+
+        def policy_objective(policy: Policy, critic: Critic):
+            value, entropy = soft_values(policy, critic, batch.observation, noise[:, 0])
+            return jnp.mean(jax.vmap(actor_loss)(value)), entropy
+
+        next_value, _ = soft_values(state.policy, state.target_critic, batch.next_observation, noise[:, 1])
+        target = jax.vmap(soft_target, (0, 0, 0, None))(reward, batch.terminated, next_value, self.discount)
+
+        def critic_objective(critic: Critic):
             q_values = jax.vmap(critic)(batch.observation, batch.action)
             return jnp.mean(jax.vmap(critic_loss)(q_values, target)), jnp.mean(q_values)
 
@@ -150,32 +190,32 @@ class SAC(eqx.Module):
         critic_step, critic_optimiser = adam.update(critic_grad, state.critic_optimiser)
         critic = eqx.apply_updates(state.critic, critic_step)
 
-        (policy_value, log_prob), policy_grad = jax.value_and_grad(policy_objective, has_aux=True)(
-            state.policy, critic, temperature
+        (policy_value, entropy), policy_grad = jax.value_and_grad(policy_objective, has_aux=True)(
+            state.policy, critic
         )
         policy_step, policy_optimiser = adam.update(policy_grad, state.policy_optimiser)
 
         log_temperature, temperature_optimiser = state.log_temperature, state.temperature_optimiser
         if self.temperature is None:
-            entropy_target = -float(noise.shape[-1]) if self.target_entropy is None else self.target_entropy
+            wanted = self._target_entropy(state)
             grad = jax.grad(
-                lambda value: jnp.mean(
-                    jax.vmap(temperature_loss, (None, 0, None))(value, log_prob, entropy_target)
-                )
+                lambda value: jnp.mean(jax.vmap(temperature_loss, (None, 0, None))(value, entropy, wanted))
             )(log_temperature)
             step, temperature_optimiser = adam.update(grad, temperature_optimiser)
             log_temperature = eqx.apply_updates(log_temperature, step)
 
+        updates = state.updates + 1
         new_state = SACState(
             policy=eqx.apply_updates(state.policy, policy_step),
             critic=critic,
-            target_critic=jax.tree.map(self._average, critic, state.target_critic),
+            target_critic=self._targets(critic, state.target_critic, updates),
             log_temperature=log_temperature,
             policy_optimiser=policy_optimiser,
             critic_optimiser=critic_optimiser,
             temperature_optimiser=temperature_optimiser,
+            updates=updates,
         )
-        return new_state, SACStats(critic_value, policy_value, -jnp.mean(log_prob), q_mean, temperature)
+        return new_state, SACStats(critic_value, policy_value, jnp.mean(entropy), q_mean, temperature)
 
     def bellman_residual(
         self, state: SACState, batch: Transition, reward: Float[Array, " b"], key: PRNGKeyArray
@@ -187,35 +227,41 @@ class SAC(eqx.Module):
         """
 
         def gap(transition: Transition, reward: Float[Array, ""], key: PRNGKeyArray) -> Float[Array, ""]:
-            noise = jax.random.normal(key, transition.action.shape)
-            action, log_prob = state.policy.sample_from_noise(transition.next_observation, noise)
-            target = soft_target(
-                reward,
-                transition.terminated,
-                state.critic(transition.next_observation, action),
-                log_prob,
-                state.temperature,
-                self.discount,
-            )
+            noise = jax.random.normal(key, (state.policy.noise_size,))
+            policy: Any = state.policy
+            value, _ = policy.soft_value(state.critic, transition.next_observation, noise, state.temperature)
+            target = soft_target(reward, transition.terminated, value, self.discount)
             return jnp.min(state.critic(transition.observation, transition.action)) - target
 
         keys = jax.random.split(key, reward.shape[0])
         return jnp.sqrt(jnp.mean(jax.vmap(gap)(batch, reward, keys) ** 2))
 
-    def _average(self, new: Array, old: Array) -> Array:
-        return self.polyak * new + (1.0 - self.polyak) * old
+    def _targets(self, critic: Critic, old: Critic, updates: Int[Array, ""]) -> Critic:
+        if self.target_every is None:
+            return jax.tree.map(lambda new, old: self.polyak * new + (1.0 - self.polyak) * old, critic, old)
+        due = updates % self.target_every == 0
+        return jax.tree.map(lambda new, old: jnp.where(due, new, old), critic, old)
+
+    def _target_entropy(self, state: SACState) -> float:
+        if self.target_entropy is not None:
+            return self.target_entropy
+        size = state.policy.trunk.biases[-1].shape[0]
+        if isinstance(state.policy, CategoricalPolicy):
+            return _SHARE_OF_UNIFORM * math.log(size)
+        return -float(state.policy.noise_size)
 
     def _optimiser(self) -> optax.GradientTransformation:
-        return optax.adam(self.learning_rate)
+        rate: Any = self.learning_rate
+        if self.decay_updates is not None:
+            rate = optax.linear_schedule(rate, 0.0, self.decay_updates)
+        return optax.adam(rate, eps=self.adam_epsilon)
 
 
-def act(
-    policy: TanhGaussianPolicy, observation: Float[Array, "n o"], key: PRNGKeyArray
-) -> Float[Array, "n a"]:
+def act(policy: Policy, observation: Shaped[Array, "n *o"], key: PRNGKeyArray) -> Shaped[Array, "n *a"]:
     """One sampled action for each observation."""
     return jax.vmap(policy.sample)(observation, jax.random.split(key, observation.shape[0]))
 
 
-def act_greedily(policy: TanhGaussianPolicy, observation: Float[Array, "n o"]) -> Float[Array, "n a"]:
+def act_greedily(policy: Policy, observation: Shaped[Array, "n *o"]) -> Shaped[Array, "n *a"]:
     """The mode of the policy at each observation."""
     return jax.vmap(policy.mode)(observation)

@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from .._core import InputError, TrueReward, TrueRewardReader
+from .._core import InputError, TrueReward, TrueRewardReader, stacked
 from ..bilevel import Needs
-from ..envs import VectorEnv, fork, make
-from ..preferences import Clips, ComparisonQueue, Teacher, Trajectories, comparisons_due
+from ..envs import VectorEnv, fork
+from ..preferences import Clips, ComparisonQueue, Teacher, Trajectories, comparisons_due, unstacked
 from .config import TrainConfig
+from .parts import make_env
 
 # Copies of the environment that play roll-outs from saved states, many at a time.
 _FORKS = 64
-# What the simulator's states are called among the extras of a record.
-_STATE = "state "
+_CLIPS_OF_PICTURES = 10
+# What the simulator's states are called among the extras of a record; those at the start of a clip, among
+# the comparisons.
+_STATE, START = "state ", "start "
 
 ActInStreams = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
@@ -23,6 +26,8 @@ ActInStreams = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 def check_roll_outs(config: TrainConfig, needs: Needs, env: VectorEnv) -> None:
     """`InputError` unless the roll-outs that `needs` and fresh clips take can be played in `env`."""
     fresh = config.clip_length + needs.further if config.clips == "fresh" else 0
+    if config.film_clips and not env.restorable:
+        raise InputError(f"{config.env} cannot be restored to a saved state: leave out --film-clips")
     if not (fresh or needs.branches):
         return
     if not env.restorable:
@@ -54,37 +59,58 @@ class Collector:
     def __init__(self, config: TrainConfig, needs: Needs, env: VectorEnv):
         self.config, self.needs = config, needs
         spec = env.spec
-        shapes = (spec.observation_shape, spec.action_shape)
+        shapes, image = (spec.observation_shape, spec.action_shape), spec.image
+        kinds = (np.uint8 if image else np.float32, np.float32 if spec.num_actions is None else np.int32)
         self.envs_each = config.num_envs // needs.policies
-        self._keeps_states = bool(needs.branches) or config.clips == "fresh"
+        rolls_out = bool(needs.branches) or config.clips == "fresh"
+        self._keeps_states = rolls_out or config.film_clips
         extras = {}
         if needs.log_prob:
             extras["log_prob"] = np.zeros(self.envs_each, np.float32)
         if self._keeps_states:
             states = env.get_state().items()
             extras |= {_STATE + name: array[: self.envs_each] for name, array in states}
-        # Room for one episode of each environment, or the stretch between two sessions if longer.
+        # Roll-outs may start at any step of a clip for branches, else at the first: a game's state is large.
+        at_start = () if needs.branches else [name for name in extras if name.startswith(_STATE)]
+        # Room for one episode of each environment, or the stretch between two sessions if longer. Where
+        # episodes last for tens of thousands of pictures: that stretch, the random steps, or some clips.
         self.window = max(1, config.leader_every // config.num_envs)
-        wanted = max(spec.max_episode_steps or 1000, self.window)
+        episode = spec.max_episode_steps or 1000
+        if image is not None:
+            episode = max(config.random_steps // config.num_envs + 1, _CLIPS_OF_PICTURES * config.clip_length)
+        wanted = max(episode, self.window)
         room = max(wanted, config.clip_length + needs.further)
         self.records = [
-            Trajectories(self.envs_each, room, *shapes, extras=extras) for _ in range(needs.policies)
+            Trajectories(self.envs_each, room, *shapes, *kinds, extras=extras, image=image, at_start=at_start)
+            for _ in range(needs.policies)
         ]
+        self._image = image
         self.queue = ComparisonQueue(
-            config.queue, config.clip_length, needs.further, *shapes, extras=self._kept(shapes)
+            min(config.queue, config.comparisons) if image else config.queue,
+            config.clip_length,
+            needs.further,
+            *shapes,
+            *kinds,
+            extras=self._kept(env, shapes, kinds),
+            image=image,
         )
         self.asked, self.extra_steps = 0, 0
-        self._forks = make(config.env, _FORKS, config.backend) if self._keeps_states else None  # pyright: ignore
+        self._forks = make_env(config, _FORKS) if rolls_out else None
 
-    def _kept(self, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> dict[str, np.ndarray]:
+    def _kept(
+        self, env: VectorEnv, shapes: tuple[tuple[int, ...], tuple[int, ...]], kinds: Any
+    ) -> dict[str, np.ndarray]:
         kept, needs = {}, self.needs
         if needs.log_prob:
             kept["log_prob"] = np.zeros(self.config.clip_length, np.float32)
+        if self.config.film_clips:
+            kept |= {START + name: np.asarray(array[0]) for name, array in env.get_state().items()}
         if needs.branches:
             rolled = (needs.branches, 2, needs.branch_length)
             kept["branch_step"] = np.zeros(needs.branches, np.int32)
-            kept["branch_observations"] = np.zeros((*rolled, *shapes[0]), np.float32)
-            kept["branch_actions"] = np.zeros((*rolled, *shapes[1]), np.float32)
+            one = self._stored(np.zeros((1, needs.branch_length, *shapes[0]), kinds[0]))[0]
+            kept["branch_observations"] = np.tile(one, (*rolled[:2], *[1] * one.ndim))
+            kept["branch_actions"] = np.zeros((*rolled, *shapes[1]), kinds[1])
             kept["branch_valid"] = np.zeros(rolled, bool)
         return kept
 
@@ -147,6 +173,9 @@ class Collector:
         clips = self._fresh(2 * due, act, rng) if fresh else self._recorded(2 * due, rng)
         if self.needs.branches:
             clips = self._branched(clips, act, rng)
+        if self.config.film_clips:
+            starts = {START + name: array for name, array in self._starts(clips).items()}
+            clips = dataclasses.replace(clips, extras=clips.extras | starts)
         pairs = len(clips.valid) // 2
         first, second = _rows(clips, slice(0, pairs)), _rows(clips, slice(pairs, 2 * pairs))
         label = teacher.answer(first.true_reward, second.true_reward, rng)
@@ -161,6 +190,27 @@ class Collector:
             # Late sessions ask for one or two; so few would be one another's baseline.
             return max(self.asked, self.config.recent_batch_size)
         return self.config.recent
+
+    def draw(self, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Comparisons drawn, with replacement, from all in the queue."""
+        return self._slots(rng.integers(len(self.queue), size=count))
+
+    def draw_newest(self, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Comparisons drawn from the newest; each once, as far as there are enough."""
+        newest = min(self.recent(), len(self.queue))
+        ages = np.resize(rng.permutation(newest), count)
+        return self._slots((self.queue.total - 1 - ages) % self.queue.capacity)
+
+    def _slots(self, slots: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: array[slots] for name, array in self.compared().items()}
+
+    def compared(self) -> dict[str, np.ndarray]:
+        """The whole queue by name, as far as it concerns a leader."""
+        return {
+            name: array
+            for name, array in self.queue.arrays().items()
+            if name != "step" and not name.startswith(START)
+        }
 
     def draw_steps(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Observations and actions (policies, count, ...) from each policy's own record."""
@@ -178,24 +228,34 @@ class Collector:
         begun = self.records[0].sample(count + spare, horizon, 0, rng, newest=self.window)
         played = fork(
             self._forks,
-            {
-                name.removeprefix("state "): array[:, 0]
-                for name, array in begun.extras.items()
-                if "state" in name
-            },
+            self._starts(begun),
             act,
             horizon + self.needs.further,
             int(rng.integers(2**31)),
-            keep_states=bool(self.needs.branches),
+            keep_states=bool(self.needs.branches) or self.config.film_clips,
         )
         self.extra_steps += played.steps
         whole = np.flatnonzero(played.valid[:, :horizon].all(axis=1))[:count]
         return Clips(
-            played.observations[whole].astype(np.float32),
+            self._stored(played.observations[whole]),
             played.actions[whole],
             played.valid[whole],
             played.true_reward[whole][:, :horizon],
-            {_STATE + name: array[whole, :horizon] for name, array in played.states.items()},
+            {
+                _STATE + name: array[whole, :horizon] if self.needs.branches else array[whole, 0]
+                for name, array in played.states.items()
+            },
+            stack=1 if self._image is None else self._image.stack,
+        )
+
+    def _starts(self, clips: Clips) -> dict[str, np.ndarray]:
+        """The simulator's states at the first steps, (n, ...) by name."""
+        return {name: array[:, 0] if self.needs.branches else array for name, array in _states(clips).items()}
+
+    def _stored(self, observations: np.ndarray) -> np.ndarray:
+        """Observations (n, L, ...) of roll-outs as clips hold them."""
+        return (
+            observations.astype(np.float32) if self._image is None else unstacked(observations, self._image)
         )
 
     def _branched(self, clips: Clips, act: ActInStreams, rng: np.random.Generator) -> Clips:
@@ -204,7 +264,7 @@ class Collector:
         needs, (count, horizon) = self.needs, (len(clips.valid), self.config.clip_length)
         steps = rng.integers(horizon, size=(count, needs.branches))
         chosen = (np.repeat(np.arange(count), needs.branches), steps.ravel())
-        observation, taken = clips.observations[chosen], clips.actions[chosen]
+        observation, taken = stacked(clips.observations, clips.stack)[chosen], clips.actions[chosen]
         streams = np.arange(len(taken))
         fresh = act(observation, streams, -1)
         played = fork(
@@ -220,7 +280,7 @@ class Collector:
         shape = (count, needs.branches, 2)
         found = {
             "branch_step": steps.astype(np.int32),
-            "branch_observations": played.observations.astype(np.float32),
+            "branch_observations": self._stored(played.observations),
             "branch_actions": played.actions,
             "branch_valid": played.valid,
         }
@@ -259,7 +319,7 @@ class Collector:
 
 
 def _states(clips: Clips) -> dict[str, np.ndarray]:
-    """The simulator's states, (n, H, ...) by name."""
+    """The simulator's states by name, at every step, (n, H, ...), or at the first, (n, ...)."""
     return {
         name.removeprefix(_STATE): array for name, array in clips.extras.items() if name.startswith(_STATE)
     }
@@ -272,4 +332,5 @@ def _rows(clips: Clips, rows: slice) -> Clips:
         clips.valid[rows],
         clips.true_reward[rows],
         {name: array[rows] for name, array in clips.extras.items()},
+        clips.stack,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._core import InputError
+from ..envs.options import EnvOptions
 
 METHODS = {
     "sobirl": "both terms of the hyper-gradient (Yang et al., AISTATS 2025)",
@@ -30,6 +31,16 @@ CLIPS = {
     "fresh": "drawn by the policy of now from saved states; costs simulator steps",
     "weighted": "the newest comparisons, weighted by how likely the policy of now draws them",
 }
+REWARD_OUTPUTS = {
+    "normalise": "centred and of unit deviation where the policy goes",
+    "clamp": "cut to [-1, 1]",
+    "raw": "as the networks say",
+}
+REWARD_NORMS = {
+    "none": "",
+    "group": "over groups of channels of one picture",
+    "batch": "by moments measured at the end of each session",
+}
 TEACHERS = {
     "oracle": "always prefers the clip with the larger true return",
     "bradley-terry": "errs with the logistic probability of --teacher-temperature",
@@ -41,7 +52,7 @@ class TrainConfig:
     """Settings of one run. Everything random follows from `seed`."""
 
     env: str = "HalfCheetah-v5"
-    """Any Gymnasium id with a Box action space and flat observations."""
+    """Any Gymnasium id with vectors or pictures to see and continuous or discrete actions."""
     method: str = "sobirl"
     """sobirl, stoc-sobirl, drlhf, hpgd, bc-hg, pbrl, parl, itd or sac."""
     steps: int = 100_000
@@ -107,17 +118,33 @@ class TrainConfig:
     """Widths of the hidden layers of each reward network."""
     ensemble: int = 3
     """Reward networks; the policy maximises their mean."""
+    reward_output: str = "normalise"
+    """What the policy gets of the networks' mean: normalise, clamp or raw."""
+    reward_norm: str = "none"
+    """Of pictures, behind each convolution of the reward: none, group or batch."""
+    reward_dropout: bool = False
+    """Of pictures: half of what the convolutions say is left out, another half each gradient step."""
+    reward_weight_decay: float = 0.0
+    """AdamW's, for the reward."""
 
     temperature: float | None = None
-    """A fixed temperature of the policy, in units of reward; none tunes it (to −1 nat per action)."""
+    """A fixed temperature of the policy, in units of reward; none tunes it to --target-entropy."""
+    target_entropy: float | None = None
+    """Nats; none means −1 for each dimension of an action, or 0.89 log of the number of discrete actions."""
     discount: float = 0.99
     """Per step of the policy's return."""
     learning_rate: float = 3e-4
     """Adam's, for policy, critics and temperature."""
+    adam_epsilon: float = 1e-8
+    """Adam's ε, for the same."""
+    decay_steps: int | None = None
+    """Environment steps over which the learning rate falls to 0 along a line; none: it stays."""
+    target_every: int | None = None
+    """Updates between two copies of the critics into their targets; none: they follow smoothly."""
     batch_size: int = 256
     """Transitions in an update of the policy."""
     hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers of policy and critics."""
+    """Widths of the hidden layers of policy and critics; of pictures, behind the convolutions."""
     updates_per_step: float = 1.0
     """Updates of the policy for each environment step."""
     learning_starts: int | None = None
@@ -125,15 +152,38 @@ class TrainConfig:
     one clip in each environment."""
     replay: int = 1_000_000
     """Transitions kept."""
+    replay_on_disk: bool = False
+    """Pictures only: keep the frames in a file of the run's folder instead of in memory."""
+
+    frame_stack: int | None = None
+    """Pictures: frames that make one observation; none: 4 for Atari, else 1."""
+    image_layout: str = "auto"
+    """Of the environment's own pictures: hwc, chw, or auto, told from the shape."""
+    flatten_observations: bool = False
+    """Make one vector of Dict, Tuple and other observations."""
+    clip_rewards: bool = False
+    """Cut the true reward to its sign, for the teacher and for sac; never for the evaluation."""
+    episodic_life: bool = False
+    """Atari: a lost life ends the episode; never in the evaluation."""
+    hide: str = "none"
+    """What the reward and people are not shown of a picture: none; score, for games whose counters are
+    known; or boxes of the screen, top:bottom,left:right and a semicolon between two."""
+    film_clips: bool = False
+    """Keep where the simulator stood at the start of each clip, so that rewardsmith clips can film it."""
+    hide_ends: bool = False
+    """Do not tell the policy that learns from a learned reward where episodes end; an end tells of the true
+    reward."""
 
     num_envs: int = 8
     """Copies of the environment stepped together."""
     backend: str = "auto"
-    """mujoco (one batch of simulations), gymnasium, or auto."""
+    """mujoco (one batch of simulations), ale (Atari's own threads), gymnasium, or auto."""
     eval_every: int = 5000
     """Environment steps between two evaluations under the true reward."""
     eval_episodes: int = 5
-    """Episodes of an evaluation, with the policy's mode."""
+    """Episodes of an evaluation."""
+    eval_sampled: bool = False
+    """Evaluate with sampled actions, not with the policy's mode."""
     checkpoint_every: int = 25_000
     """Environment steps between two checkpoints."""
     snapshot_every: int | None = 25_000
@@ -147,12 +197,14 @@ class TrainConfig:
         _one_of("estimator", self.estimator, ESTIMATORS)
         _one_of("teacher", self.teacher, TEACHERS)
         _one_of("clips", self.clips, CLIPS)
-        _one_of("backend", self.backend, ("auto", "mujoco", "gymnasium"))
+        _one_of("backend", self.backend, ("auto", "mujoco", "gymnasium", "ale"))
+        _one_of("image_layout", self.image_layout, ("auto", "hwc", "chw"))
+        _one_of("reward_output", self.reward_output, REWARD_OUTPUTS)
+        _one_of("reward_norm", self.reward_norm, REWARD_NORMS)
         for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"--{_flag(name)} is {getattr(self, name)}: give a whole number of at least 1"
-                )
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{_flag(name)} is {value}: give a whole number of at least 1")
         for name in ("seed", "suffix_length"):
             if getattr(self, name) < 0:
                 raise InputError(
@@ -162,10 +214,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
                 raise InputError(f"--{_flag(name)} is {value}: give a positive number")
-        if not 0.0 <= self.second_term_weight < math.inf:
-            raise InputError(
-                f"--second-term-weight is {self.second_term_weight}: give 0 or a positive number"
-            )
+        for name in ("second_term_weight", "reward_weight_decay"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--{_flag(name)} is {getattr(self, name)}: give 0 or a positive number")
         if not 0.0 <= self.discount < 1.0:
             raise InputError(f"--discount is {self.discount}: give a number from 0 up to, but not, 1")
         if not self.hidden or min((*self.hidden, *self.reward_hidden)) < 1:
@@ -187,6 +238,16 @@ class TrainConfig:
             )
         if self.learns_reward and self.comparisons < 1:
             raise InputError(f"--comparisons is {self.comparisons}: {self.method} needs at least 1")
+
+    def env_options(self, *, judged: bool = False) -> EnvOptions:
+        """How environments are presented to the learner, or where it is `judged`."""
+        return EnvOptions(
+            frame_stack=self.frame_stack,
+            clip_rewards=self.clip_rewards and not judged,
+            episodic_life=self.episodic_life and not judged,
+            image_layout=self.image_layout,  # pyright: ignore[reportArgumentType]
+            flatten_observations=self.flatten_observations,
+        )
 
     @property
     def learns_reward(self) -> bool:
@@ -227,11 +288,12 @@ _AT_LEAST_ONE = (
     "steps num_envs clip_length queue leader_every leader_steps leader_warmup_steps "
     "leader_batch_size recent_batch_size recent "
     "ensemble batch_size replay eval_every eval_episodes checkpoint_every "
-    "branches branch_length adjoint_visits unrolled_steps snapshot_updates"
+    "branches branch_length adjoint_visits unrolled_steps snapshot_updates "
+    "decay_steps target_every frame_stack"
 ).split()
 _POSITIVE = (
     "second_term_bound teacher_temperature reward_learning_rate temperature learning_rate updates_per_step "
-    "penalty damping snapshot_every"
+    "penalty damping snapshot_every adam_epsilon"
 ).split()
 
 

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 
 from .._core import TrueRewardReader
-from ..agents import TanhGaussianPolicy, act_greedily
+from ..agents import Policy, act, act_greedily
 from ..envs import VectorEnv
 
 _LONGEST_EPISODE = 10_000
-_act_greedily = jax.jit(act_greedily)
+_act_greedily, _act = jax.jit(act_greedily), jax.jit(act)
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,14 @@ class Evaluation:
     lengths: np.ndarray
 
 
-def evaluate(policy: TanhGaussianPolicy, env: VectorEnv, seed: int) -> Evaluation:
-    """Run one whole episode in every copy of `env` with the policy's mode.
+def evaluate(policy: Policy, env: VectorEnv, seed: int, *, sampled: bool = False) -> Evaluation:
+    """Run one whole episode in every copy of `env` with the policy's mode, or with `sampled` actions.
 
     Args:
-        policy: π; its mode acts.
+        policy: π.
         env: as many copies as episodes are wanted; it is reset.
-        seed: of the starts.
+        seed: of the starts, and of the actions if they are sampled.
+        sampled: act by a ~ π(·|s) instead of by the mode.
 
     Returns:
         One return per copy, in the environment's units. An episode without a time limit is cut after
@@ -36,9 +37,11 @@ def evaluate(policy: TanhGaussianPolicy, env: VectorEnv, seed: int) -> Evaluatio
     observation = env.reset(seed)
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
     running = np.ones(env.num_envs, bool)
-    for _ in range(env.spec.max_episode_steps or _LONGEST_EPISODE):
-        action = np.asarray(_act_greedily(policy, observation.astype(np.float32)))
-        result = env.step(env.spec.from_unit(action))
+    key = jax.random.key(seed)
+    for step in range(env.spec.max_episode_steps or _LONGEST_EPISODE):
+        seen = observation if env.spec.image else observation.astype(np.float32)
+        action = _act(policy, seen, jax.random.fold_in(key, step)) if sampled else _act_greedily(policy, seen)
+        result = env.step(env.spec.from_policy(np.asarray(action)))
         returns += running * result.reward.reveal(TrueRewardReader.EVALUATOR)
         lengths += running
         running &= ~(result.terminated | result.truncated)

@@ -1,30 +1,30 @@
 """From settings to the parts of an experiment, and the compiled programs that the training loop calls."""
 
+import math
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._core import InputError
+from .._core import stacked
 from ..agents import (
     SAC,
+    Policy,
     Replay,
     SACState,
     SACStats,
-    TanhGaussianPolicy,
     Transition,
-    act,
     add,
     empty_replay,
     sample,
 )
 from ..bilevel import (
     DRLHF,
+    Evidence,
     Follower,
-    LabelledClips,
     Leader,
     LeaderState,
     LeaderStats,
@@ -32,60 +32,18 @@ from ..bilevel import (
     Visits,
     lead,
 )
-from ..bilevel.sampled import Branches
 from ..envs import EnvSpec
-from ..preferences import BradleyTerryTeacher, Clips, Oracle, Teacher, agreement
-from ..problem import BilevelProblem, PreferenceLoss, SimulatedWorld
+from ..preferences import Clips
 from ..rewards import RewardEnsemble
 from .collect import ActInStreams
 from .config import TrainConfig
-from .leaders import make_leader
+from .leaders import make_leader, reward_optimiser
+from .parts import make_problem, make_reward, make_teacher, seen_by_networks
+from .programs import act_each, act_in_streams, divergence, judge, labelled
 
 _NORMALISATION_BATCH = 4096
 _JUDGED_TOGETHER = 64
-_RESIDUAL_BATCH = 1024
-
-
-def _reward(x: RewardEnsemble, observation: Array, action: Array) -> Array:
-    return x(observation, action)
-
-
-def _members(x: RewardEnsemble, observation: Array, action: Array) -> Array:
-    return x.members(observation, action)
-
-
-def make_problem(config: TrainConfig, spec: EnvSpec) -> BilevelProblem[SimulatedWorld]:
-    """The bilevel problem of a run: its simulator, the ensemble's reward, the preference loss on clips."""
-    return BilevelProblem(
-        world=SimulatedWorld(config.env, config.discount, spec.max_episode_steps),
-        reward=_reward,
-        upper_loss=PreferenceLoss(horizon=config.clip_length, members=_members),
-        temperature="auto" if config.temperature is None else config.temperature,
-    )
-
-
-def make_teacher(config: TrainConfig) -> Teacher:
-    """The synthetic teacher that `config.teacher` names."""
-    return Oracle() if config.teacher == "oracle" else BradleyTerryTeacher(config.teacher_temperature)
-
-
-def check_spec(config: TrainConfig, spec: EnvSpec) -> None:
-    """`InputError` unless soft actor-critic on flat observations can learn in this environment."""
-    if spec.num_actions is not None:
-        raise InputError(
-            f"{config.env} has discrete actions and {config.method} is for continuous ones: "
-            "give an --env with a Box action space, such as Pendulum-v1"
-        )
-    if len(spec.observation_shape) != 1 or len(spec.action_shape) != 1:
-        raise InputError(
-            f"{config.env} has observations of shape {spec.observation_shape} and actions of shape "
-            f"{spec.action_shape}: give an --env where both are flat"
-        )
-    limit = spec.max_episode_steps
-    if config.learns_reward and limit is not None and config.clip_length > limit:
-        raise InputError(
-            f"--clip-length is {config.clip_length} but episodes last {limit} steps: give a shorter one"
-        )
+_JUDGED_STATES = 1024
 
 
 class Experiment:
@@ -102,10 +60,14 @@ class Experiment:
     """
 
     def __init__(self, config: TrainConfig, spec: EnvSpec):
-        check_spec(config, spec)
+        self.observation, self.action_size = seen_by_networks(config, spec)
         self.config, self.spec = config, spec
+        pictures, self.discrete = spec.image is not None, spec.num_actions is not None
+        self.normalised_on = 512 if pictures else _NORMALISATION_BATCH
+        self.judged_states = 256 if pictures else _JUDGED_STATES
+        self.judged_together = 4 if pictures else _JUDGED_TOGETHER
         self.problem = make_problem(config, spec)
-        self.leader = make_leader(config)
+        self.leader = make_leader(config, spec.num_actions)
         self.teacher = make_teacher(config)
         self.sac = SAC(
             hidden=config.hidden,
@@ -113,49 +75,84 @@ class Experiment:
             learning_rate=config.learning_rate,
             batch_size=config.batch_size,
             temperature=config.temperature,
+            target_entropy=config.target_entropy,
+            target_every=config.target_every,
+            adam_epsilon=config.adam_epsilon,
+            decay_updates=None
+            if config.decay_steps is None
+            else max(1, round(config.decay_steps * config.updates_per_step)),
         )
         self.needs = Needs() if self.leader is None else self.leader.needs
-        self.act = jax.jit(partial(_act, self.needs.log_prob))
-        self.act_in_streams = jax.jit(_act_in_streams)
+        self.act = jax.jit(partial(act_each, self.needs.log_prob))
+        self.act_in_streams = jax.jit(act_in_streams)
         self.store = jax.jit(add, donate_argnums=0)
         self.learn = jax.jit(self._learn, donate_argnums=(0, 1))
-        self.lead = jax.jit(partial(self._lead, self.leader))
+        self.improve = jax.jit(self._improve, donate_argnums=0)
         # Before the policy has learned anything it is no answer to x, and the second term means nothing.
-        self.warm_up = jax.jit(partial(self._lead, DRLHF(optax.adam(config.reward_learning_rate))))
-        self.judge = jax.jit(_judge)
+        first = DRLHF(reward_optimiser(config))
+        self.lead, self.warm_up = (jax.jit(partial(self._lead, leader)) for leader in (self.leader, first))
+        self.lead_once, self.warm_up_once = (
+            jax.jit(partial(self._lead_once, leader)) for leader in (self.leader, first)
+        )
+        self.normalise = jax.jit(self._normalise)
+        self.judge = jax.jit(judge)
         self.residual = jax.jit(self._residual)
         self.snapshot = jax.jit(self._snapshot)
+        self.divergence = jax.jit(divergence)
 
-    def init(self, key: PRNGKeyArray) -> tuple[tuple[SACState, ...], Replay, LeaderState | None]:
-        """Fresh policies, an empty replay and a fresh leader (None where the reward is given)."""
-        config = self.config
-        size, action_size = self.spec.observation_shape[0], self.spec.action_shape[0]
+    def init(self, key: PRNGKeyArray) -> tuple[tuple[SACState, ...], LeaderState | None]:
+        """Fresh policies and a fresh leader (None where the reward is given)."""
+        config, spec = self.config, self.spec
         follower_key, leader_key = jax.random.split(key)
-        followers = [self.sac.init(size, action_size, key=follower_key)]
-        for which in range(1, self.needs.policies):
-            followers.append(self.sac.init(size, action_size, key=jax.random.fold_in(follower_key, which)))
-        leader = None
-        if self.leader is not None:
-            x = RewardEnsemble(size, action_size, config.reward_hidden, config.ensemble, key=leader_key)
-            leader = self.leader.init(
-                x,
-                jnp.zeros(size),
-                jnp.zeros(action_size),
-                jax.random.fold_in(leader_key, 1),
-            )
-            # Now, so that its structure never changes again.
-            leader = self.leader.meet(leader, Follower(followers[0].policy, followers[0].temperature))
-        capacity = max(min(config.replay, config.steps), config.num_envs)
-        replay = empty_replay(capacity, size, action_size, with_true_reward=not config.learns_reward)
-        return tuple(followers), replay, leader
+        keys = [follower_key]
+        keys += [jax.random.fold_in(follower_key, which) for which in range(1, self.needs.policies)]
+        followers = tuple(
+            self.sac.init(self.observation, self.action_size, discrete=self.discrete, key=own) for own in keys
+        )
+        if self.leader is None:
+            return followers, None
+        x = make_reward(config, spec, leader_key)
+        leader = self.leader.init(
+            x,
+            jnp.zeros(spec.observation_shape, jnp.uint8 if spec.image else jnp.float32),
+            jnp.zeros(spec.action_shape, jnp.int32 if self.discrete else jnp.float32),
+            jax.random.fold_in(leader_key, 1),
+        )
+        # Now, so that its structure never changes again.
+        return followers, self.leader.meet(leader, Follower(followers[0].policy, followers[0].temperature))
 
-    def acting(self, policy: TanhGaussianPolicy, key: PRNGKeyArray) -> ActInStreams:
+    def empty_replay(self) -> Replay:
+        """A ring on the device, for vectors."""
+        config = self.config
+        return empty_replay(
+            max(min(config.replay, config.steps), config.num_envs),
+            self.spec.observation_shape[0],
+            self.action_size,
+            discrete=self.discrete,
+            with_true_reward=not config.learns_reward,
+        )
+
+    def seen(self, observation: np.ndarray) -> np.ndarray:
+        """An environment's observations as networks take them: bytes of pictures, else float32."""
+        return observation if self.spec.image else observation.astype(np.float32)
+
+    def explore(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Uniformly random actions of all environments, and their log-probabilities or log-densities."""
+        count, spec = self.config.num_envs, self.spec
+        if spec.num_actions is not None:
+            action = rng.integers(spec.num_actions, size=count).astype(np.int32)
+            return action, np.full(count, -math.log(spec.num_actions), np.float32)
+        action = rng.uniform(-1.0, 1.0, (count, *spec.action_shape)).astype(np.float32)
+        # The density of the uniform distribution on [−1, 1]ⁿ.
+        return action, np.full(count, -math.log(2.0) * math.prod(spec.action_shape), np.float32)
+
+    def acting(self, policy: Policy, key: PRNGKeyArray) -> ActInStreams:
         """How `policy` acts in roll-outs; step −1 is a fresh action for a branch."""
 
         def act(observation: np.ndarray, streams: np.ndarray, step: int) -> np.ndarray:
             return np.asarray(
                 self.act_in_streams(
-                    policy, observation.astype(np.float32), key, streams.astype(np.int32), np.int32(step + 1)
+                    policy, self.seen(observation), key, streams.astype(np.int32), np.int32(step + 1)
                 )
             )
 
@@ -167,15 +164,24 @@ class Experiment:
         if not told.any():
             return None
         # Padded with ties, which do not count, so that few different sizes are ever compiled.
-        size = -len(label) % _JUDGED_TOGETHER
-        horizon = self.config.clip_length
+        together = self.judged_together
+        size = -len(label) % together
+        horizon, stack = self.config.clip_length, first.stack
+        lengths = {"observations": stack - 1 + horizon, "actions": horizon}
         pairs = [
-            np.stack([getattr(clip, name)[:, :horizon] for clip in (first, second)], axis=1)
-            for name in ("observations", "actions")
+            np.stack([getattr(clip, name)[:, :length] for clip in (first, second)], axis=1)
+            for name, length in lengths.items()
         ]
-        padded = [np.pad(array, [(0, size)] + [(0, 0)] * (array.ndim - 1)) for array in pairs]
-        answers = np.pad(np.where(told, label, 0.5), (0, size), constant_values=0.5)
-        return float(self.judge(x, *padded, answers.astype(np.float32)))
+        pairs.append(np.where(told, label, 0.5).astype(np.float32))
+        padded = [
+            np.pad(array, [(0, size)] + [(0, 0)] * (array.ndim - 1), constant_values=fill)
+            for array, fill in zip(pairs, (0, 0, 0.5), strict=True)
+        ]
+        agreed = 0.0
+        for begin in range(0, len(label), together):
+            observations, actions, answers = (array[begin : begin + together] for array in padded)
+            agreed += float(self.judge(x, stacked(observations, stack), actions, answers))
+        return agreed / int(told.sum())
 
     def _learn(
         self,
@@ -200,6 +206,26 @@ class Experiment:
             updated.append(new)
             stats.append(own)
         return tuple(updated), replay, stats[0]
+
+    def _improve(
+        self,
+        followers: tuple[SACState, ...],
+        batches: Transition,
+        leader: LeaderState | None,
+        key: PRNGKeyArray,
+    ) -> tuple[tuple[SACState, ...], SACStats]:
+        """Update each policy on its batches, (policies, updates, batch size) transitions, for its reward."""
+        updated, stats = [], []
+        for which, follower in enumerate(followers):
+            new, own = self.sac.update_on_batches(
+                follower,
+                jax.tree.map(lambda leaf, which=which: leaf[which], batches),
+                partial(self._reward_of, leader, which),
+                jax.random.fold_in(key, which),
+            )
+            updated.append(new)
+            stats.append(own)
+        return tuple(updated), stats[0]
 
     def _reward_of(self, leader: LeaderState | None, which: int, transition: Transition) -> Float[Array, ""]:
         if leader is not None:
@@ -239,9 +265,36 @@ class Experiment:
             recent=recent,
             sample_visits=partial(self.sample_visits, leader.needs, replay, own_steps),
         )
-        visited = sample(replay, normalise_key, (_NORMALISATION_BATCH,))
+        return self._normalise(state, replay, normalise_key), stats
+
+    def _lead_once(
+        self,
+        leader: Leader | None,
+        state: LeaderState,
+        comparisons: dict[str, Array],
+        newest: dict[str, Array],
+        follower: SACState,
+        replay: Replay,
+        own_steps: tuple[Array, Array],
+        key: PRNGKeyArray,
+    ) -> tuple[LeaderState, LeaderStats]:
+        """One leader step on comparisons that were drawn already: a batch of all and one of the newest."""
+        assert leader is not None, "sac has no leader"
+        visits_key, dropout_key, key = jax.random.split(key, 3)
+        if self.config.reward_dropout:
+            state = eqx.tree_at(lambda s: s.x, state, state.x.thinned(dropout_key))
+        visits, visited = self.sample_visits(leader.needs, replay, own_steps, visits_key)
+        clips, recent = (labelled(drawn, self.spec.image) for drawn in (comparisons, newest))
+        answer = Follower(follower.policy, follower.temperature)
+        evidence = Evidence(clips, recent, answer, visits, visited)
+        state, stats = leader.step(self.problem, state, evidence, key)
+        return eqx.tree_at(lambda s: s.x, state, state.x.whole()), stats
+
+    def _normalise(self, state: LeaderState, replay: Replay, key: PRNGKeyArray) -> LeaderState:
+        """The reward normalised on what the follower visited."""
+        visited = sample(replay, key, (self.normalised_on,))
         x = state.x.normalise(visited.observation, visited.action)
-        return LeaderState(x, state.optimiser, state.memory), stats
+        return LeaderState(x, state.optimiser, state.memory)
 
     def sample_visits(
         self, needs: Needs, replay: Replay, own_steps: tuple[Array, Array] | None, key: PRNGKeyArray
@@ -273,7 +326,7 @@ class Experiment:
         self, follower: SACState, replay: Replay, leader: LeaderState | None, key: PRNGKeyArray
     ) -> Float[Array, ""]:
         batch_key, own_key = jax.random.split(key)
-        batch = sample(replay, batch_key, (_RESIDUAL_BATCH,))
+        batch = sample(replay, batch_key, (self.judged_states,))
         rewards = jax.vmap(partial(self._reward_of, leader, 0))(batch)
         return self.sac.bellman_residual(follower, batch, rewards, own_key)
 
@@ -284,75 +337,5 @@ class Experiment:
         learn_key, batch_key, act_key = jax.random.split(key, 3)
         reward = partial(self._reward_of, leader, 0)
         longer, _ = self.sac.update(follower, replay, reward, self.config.snapshot_updates, learn_key)
-        states = sample(replay, batch_key, (_RESIDUAL_BATCH,)).observation
-
-        def log_ratio(observation: Array, key: PRNGKeyArray) -> Float[Array, ""]:
-            action = follower.policy.sample(observation, key)
-            return follower.policy.log_prob(observation, action) - longer.policy.log_prob(observation, action)
-
-        return jnp.mean(jax.vmap(log_ratio)(states, jax.random.split(act_key, _RESIDUAL_BATCH)))
-
-
-def labelled(comparisons: dict[str, Array]) -> LabelledClips:
-    """The arrays of a queue as clips."""
-    branches = None
-    if "branch_step" in comparisons:
-        branches = Branches(
-            comparisons["branch_step"],
-            comparisons["branch_observations"],
-            comparisons["branch_actions"],
-            comparisons["branch_valid"],
-        )
-    return LabelledClips(
-        comparisons["observations"],
-        comparisons["actions"],
-        comparisons["valid"],
-        comparisons["label"],
-        comparisons.get("log_prob"),
-        branches,
-    )
-
-
-def _act(
-    with_log_prob: bool,
-    policies: tuple[TanhGaussianPolicy, ...],
-    observation: Float[Array, "n o"],
-    key: PRNGKeyArray,
-    step: Int[Array, ""],
-) -> tuple[Float[Array, "n a"], Float[Array, " n"] | None]:
-    """Actions of all environments, the same number for each policy, and their log-probabilities if wanted."""
-    actions, log_probs = [], []
-    for which, (policy, own) in enumerate(zip(policies, jnp.split(observation, len(policies)), strict=True)):
-        own_key = jax.random.fold_in(key, step)
-        action = act(policy, own, own_key if which == 0 else jax.random.fold_in(own_key, which))
-        actions.append(action)
-        if with_log_prob:
-            log_probs.append(jax.vmap(policy.log_prob)(own, action))
-    return jnp.concatenate(actions), jnp.concatenate(log_probs) if with_log_prob else None
-
-
-def _act_in_streams(
-    policy: TanhGaussianPolicy,
-    observation: Float[Array, "n o"],
-    key: PRNGKeyArray,
-    streams: Int[Array, " n"],
-    step: Int[Array, ""],
-) -> Float[Array, "n a"]:
-    """One action each; rows of the same stream share their noise."""
-
-    def one(observation: Array, stream: Array) -> Array:
-        return policy.sample(observation, jax.random.fold_in(jax.random.fold_in(key, stream), step))
-
-    return jax.vmap(one)(observation, streams)
-
-
-def _judge(
-    x: RewardEnsemble,
-    observations: Float[Array, "n 2 H o"],
-    actions: Float[Array, "n 2 H a"],
-    label: Float[Array, " n"],
-) -> Float[Array, ""]:
-    """Share of the comparisons, ties left out, whose answer x predicts."""
-    sums = jax.vmap(jax.vmap(jax.vmap(x)))(observations, actions).sum(axis=-1)
-    agreed, weight = jax.vmap(agreement)(sums[:, 0], sums[:, 1], label)
-    return jnp.sum(agreed) / jnp.maximum(jnp.sum(weight), 1.0)
+        states = sample(replay, batch_key, (self.judged_states,)).observation
+        return divergence(follower.policy, longer.policy, states, act_key)

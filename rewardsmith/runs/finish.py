@@ -1,6 +1,7 @@
 """What is made of a run once its training is done: evaluation, film, curves, report."""
 
 import contextlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import numpy as np
 
 from .._core import InputError
 from .._core.serialise import load_tree, writing
-from ..agents import TanhGaussianPolicy
-from ..envs import film, make
+from ..agents import CategoricalPolicy, Policy, TanhGaussianPolicy
+from ..envs import film
 from .config import TrainConfig
 from .evaluate import evaluate
 from .folder import RunFolder
+from .parts import make_env, seen_by_networks
 from .plot import plot_runs
 from .report import write_report
 
@@ -27,7 +29,7 @@ _FINAL_EPISODES = 20
 class _PolicyOnly(eqx.Module):
     """As much of `SACState` as an evaluation reads from a checkpoint."""
 
-    policy: TanhGaussianPolicy
+    policy: Policy
 
 
 def finish(folder: RunFolder) -> None:
@@ -53,8 +55,14 @@ def finish(folder: RunFolder) -> None:
     print(f"run     {folder.path}")
 
 
-def evaluate_run(path: Path | str, episodes: int, seed: int) -> dict[str, Any]:
+def evaluate_run(path: Path | str, episodes: int, seed: int, sampled: bool | None = None) -> dict[str, Any]:
     """Evaluate the newest checkpoint under the true reward, and write the result to ``eval.json``.
+
+    Args:
+        path: folder of the run.
+        episodes: each played to its end.
+        seed: of the starts and of sampled actions.
+        sampled: act by samples of the policy, or by its mode; None: as the run was evaluated.
 
     Raises:
         InputError: no run, no checkpoint, or fewer than one episode.
@@ -64,12 +72,14 @@ def evaluate_run(path: Path | str, episodes: int, seed: int) -> dict[str, Any]:
     if seed < 0:
         raise InputError(f"--seed is {seed}: give 0 or a positive whole number")
     folder, config, policy, step = load_policy(path)
-    with contextlib.closing(make(config.env, episodes, config.backend)) as env:  # pyright: ignore
-        found = evaluate(policy, env, seed)
+    sampled = config.eval_sampled if sampled is None else sampled
+    with contextlib.closing(make_env(config, episodes, judged=True)) as env:
+        found = evaluate(policy, env, seed, sampled=sampled)
     result = {
         "step": step,
         "episodes": episodes,
         "seed": seed,
+        "sampled": sampled,
         "mean": float(found.returns.mean()),
         "std": float(found.returns.std()),
         "returns": found.returns.tolist(),
@@ -83,14 +93,18 @@ def evaluate_run(path: Path | str, episodes: int, seed: int) -> dict[str, Any]:
 def film_run(path: Path | str, seed: int) -> Path:
     """Film one episode of the newest checkpoint's policy; the path of the film."""
     folder, config, policy, _ = load_policy(path)
-    with contextlib.closing(make(config.env, 1, config.backend)) as env:  # pyright: ignore
+    options = config.env_options(judged=True)
+    with contextlib.closing(make_env(config, 1, judged=True)) as env:
         spec = env.spec
-    mode = eqx.filter_jit(policy.mode)
+    mode, sample = eqx.filter_jit(policy.mode), eqx.filter_jit(policy.sample)
+    steps = itertools.count()
 
     def act(observation: np.ndarray) -> np.ndarray:
-        return spec.from_unit(mode(jnp.asarray(observation, jnp.float32)))
+        seen = jnp.asarray(observation, jnp.uint8 if spec.image else jnp.float32)
+        key = jax.random.fold_in(jax.random.key(seed), next(steps))
+        return spec.from_policy(np.asarray(sample(seen, key) if config.eval_sampled else mode(seen)))
 
-    return film(config.env, act, folder.film_path, seed=seed)
+    return film(config.env, act, folder.film_path, seed=seed, options=options)
 
 
 def newest_checkpoint(folder: RunFolder) -> Path:
@@ -109,15 +123,18 @@ def newest_checkpoint(folder: RunFolder) -> Path:
     return checkpoint
 
 
-def load_policy(path: Path | str) -> tuple[RunFolder, TrainConfig, TanhGaussianPolicy, int]:
+def load_policy(path: Path | str) -> tuple[RunFolder, TrainConfig, Policy, int]:
     """The policy of a run's newest good checkpoint, with the run's folder and settings and its step."""
     folder = RunFolder.open(path)
     config = TrainConfig.from_json(folder.config)
     checkpoint = newest_checkpoint(folder)
-    with contextlib.closing(make(config.env, 1, config.backend)) as env:  # pyright: ignore
-        sizes = env.spec.observation_shape[0], env.spec.action_shape[0]
+    with contextlib.closing(make_env(config, 1)) as env:
+        spec = env.spec
+    make_policy = TanhGaussianPolicy if spec.num_actions is None else CategoricalPolicy
     like = {
-        "follower": _PolicyOnly(TanhGaussianPolicy(*sizes, config.hidden, key=jax.random.key(0))),
+        "follower": _PolicyOnly(
+            make_policy(*seen_by_networks(config, spec), config.hidden, key=jax.random.key(0))
+        ),
         "step": np.asarray(0),
     }
     part = load_tree(checkpoint, like, allow_extra=True)

@@ -21,7 +21,7 @@ from ..bilevel import (
     StocSoBiRL,
     Suffix,
 )
-from ..bilevel.sampled.features import ActionInteractions, RandomFeatures
+from ..bilevel.sampled.features import ActionInteractions, Pairs, RandomFeatures
 from .config import TrainConfig
 
 # The penalty pushes the same way for thousands of steps, where a second term is mostly noise that averages
@@ -29,13 +29,25 @@ from .config import TrainConfig
 _SHARE_OF_PENALTY = 0.3
 
 
-def make_leader(config: TrainConfig) -> Leader | None:
-    """The leader that `config.method` names; None where the reward is given."""
-    optimiser = optax.adam(config.reward_learning_rate)
+def reward_optimiser(config: TrainConfig) -> optax.GradientTransformation:
+    """What turns a gradient into a step of the reward."""
+    if config.reward_weight_decay:
+        return optax.adamw(config.reward_learning_rate, weight_decay=config.reward_weight_decay)
+    return optax.adam(config.reward_learning_rate)
+
+
+def make_leader(config: TrainConfig, num_actions: int | None = None) -> Leader | None:
+    """The leader that `config.method` names; None where the reward is given.
+
+    Args:
+        config: settings.
+        num_actions: A, where actions are indices.
+    """
+    optimiser = reward_optimiser(config)
     mixture = {"weight": config.second_term_weight, "bound": config.second_term_bound}
     along = {"further": config.suffix_length, **mixture}
     # A regression per step would have a few tens of rows; all steps share one.
-    fit = {"features": ActionInteractions(), "shared": True}
+    fit = {"features": ActionInteractions(num_actions), "shared": True}
     learned = LinearBaseline(shared=True)
     match config.method:
         case "sac":
@@ -43,10 +55,10 @@ def make_leader(config: TrainConfig) -> Leader | None:
         case "drlhf":
             return DRLHF(optimiser)
         case "sobirl":
-            estimator, baseline = make_estimator(config)
+            estimator, baseline = make_estimator(config, num_actions)
             return SoBiRL(optimiser, estimator, baseline, importance=config.clips == "weighted", **mixture)
         case "stoc-sobirl":
-            estimator, baseline = make_estimator(config)
+            estimator, baseline = make_estimator(config, num_actions)
             return StocSoBiRL(
                 optimiser,
                 estimator,
@@ -58,7 +70,7 @@ def make_leader(config: TrainConfig) -> Leader | None:
         case "hpgd":
             return SampledHPGD(optimiser, learned, **fit, **along)
         case "bc-hg":
-            return SampledBCHG(optimiser, **along)
+            return SampledBCHG(optimiser, features=Pairs(num_actions), **along)
         case "parl":
             return SampledPARL(optimiser, learned, damping=config.damping, **along)
         case "itd":
@@ -69,7 +81,7 @@ def make_leader(config: TrainConfig) -> Leader | None:
                 optimiser,
                 learned,
                 penalty=config.penalty,
-                features=ActionInteractions(),
+                features=ActionInteractions(num_actions),
                 clip=3.0,
                 bound=None if bound is None else _SHARE_OF_PENALTY * bound,
             )
@@ -77,17 +89,19 @@ def make_leader(config: TrainConfig) -> Leader | None:
             raise AssertionError(config.method)
 
 
-def make_estimator(config: TrainConfig) -> tuple[Estimator, Baseline]:
+def make_estimator(config: TrainConfig, num_actions: int | None = None) -> tuple[Estimator, Baseline]:
     """The estimator that `config.estimator` names, and the baseline that goes with it."""
     learned = LinearBaseline(shared=True)
     match config.estimator:
         case "one-step":
             return OneStep(), ConstantBaseline()
         case "suffix":
-            return Suffix(config.suffix_length, features=ActionInteractions(), shared=True), learned
+            features = ActionInteractions(num_actions)
+            return Suffix(config.suffix_length, features=features, shared=True), learned
         case "branch":
             return Branch(config.branches, config.branch_length), learned
         case "adjoint":
-            return FittedAdjoint(RandomFeatures(), visits=config.adjoint_visits), learned
+            features = RandomFeatures(num_actions=num_actions)
+            return FittedAdjoint(features, visits=config.adjoint_visits), learned
         case _:
             raise AssertionError(config.estimator)

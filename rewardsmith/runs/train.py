@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,22 @@ import numpy as np
 from .._core import InputError, TrueRewardReader
 from .._core.serialise import load_tree
 from ..agents import SACState, Transition
-from ..envs import StepResult, make
+from ..envs import StepResult
 from .collect import Collector, check_roll_outs
 from .config import TrainConfig
 from .evaluate import evaluate
 from .experiment import Experiment
 from .folder import RunFolder
+from .memory import make_memory
 from .metrics import Metrics
+from .parts import make_env
 from .progress import Progress
+from .session import run_session
 from .signals import on_signal
 
 # Streams of randomness on the host: each use draws from default_rng((seed, stream, step)), so that no
 # generator's state needs saving and a resumed run draws what an uninterrupted one would have.
-_EXPLORE, _CLIPS, _RESET, _EVALUATE, _OWN = range(5)
-# Steps of each policy's own from which a session of the leader draws.
-_OWN_STEPS = 4096
+_EXPLORE, _CLIPS, _RESET, _EVALUATE, _SESSION, _REPLAY, _RESIDUAL, _SNAPSHOT = range(8)
 
 
 class Stopped(Exception):
@@ -43,7 +43,7 @@ def train(config: TrainConfig, out: Path | str) -> RunFolder:
             then, or only the new folder.
         Stopped: interrupted; the text says how to go on.
     """
-    with contextlib.closing(make(config.env, config.num_envs, config.backend)) as env:  # pyright: ignore
+    with contextlib.closing(make_env(config, config.num_envs)) as env:
         check_roll_outs(config, Experiment(config, env.spec).needs, env)
     folder = RunFolder.create(out, dataclasses.asdict(config))
     with folder.lock():
@@ -71,8 +71,8 @@ class _Training:
 
     def __init__(self, config: TrainConfig, folder: RunFolder):
         self.config, self.folder = config, folder
-        self.env = make(config.env, config.num_envs, config.backend)  # pyright: ignore[reportArgumentType]
-        self.eval_env = make(config.env, config.eval_episodes, config.backend)  # pyright: ignore
+        self.env = make_env(config, config.num_envs)
+        self.eval_env = make_env(config, config.eval_episodes, judged=True)
         spec = self.env.spec
         self.experiment = Experiment(config, spec)
         init_key, self.act_key, self.learn_key, self.lead_key = jax.random.split(
@@ -82,7 +82,8 @@ class _Training:
         self.fork_key, self.residual_key = (
             jax.random.fold_in(self.lead_key, 2**31 + index) for index in range(2)
         )
-        self.followers, self.replay, self.leader = self.experiment.init(init_key)
+        self.followers, self.leader = self.experiment.init(init_key)
+        self.memory = make_memory(self.experiment, folder.path)
         self.observation = self.env.reset(config.seed)
         self.collector = None
         if self.leader is not None:
@@ -134,14 +135,11 @@ class _Training:
         exploring = self.step < config.random_steps
         started = time.monotonic()
         if exploring:
-            shape = (config.num_envs, *spec.action_shape)
-            action = self._rng(_EXPLORE).uniform(-1.0, 1.0, shape).astype(np.float32)
-            # The density of the uniform distribution on [−1, 1]ⁿ.
-            log_prob = np.full(config.num_envs, -math.log(2.0) * math.prod(spec.action_shape), np.float32)
+            action, log_prob = self.experiment.explore(self._rng(_EXPLORE))
         else:
             action, log_prob = self.experiment.act(
                 tuple(follower.policy for follower in self.followers),
-                self.observation.astype(np.float32),
+                self.experiment.seen(self.observation),
                 self.act_key,
                 np.int32(self.step),
             )
@@ -149,10 +147,12 @@ class _Training:
         # Waiting for the action is waiting for the updates before it.
         acted = time.monotonic()
         before = {} if self.collector is None else self.collector.before(self.env)
-        result = self.env.step(spec.from_unit(action))
+        result = self.env.step(spec.from_policy(action))
         self.clock["learner"] += acted - started
         self.clock["env"] += time.monotonic() - acted
         transitions = self._transitions(action, result)
+        # An end of which the learner is not told is one that might have been cut off there.
+        truncated = result.truncated | (result.terminated & ~np.asarray(transitions.terminated))
         if self.collector is not None:
             ended = result.terminated | result.truncated
             extras = before | {"log_prob": log_prob} if self.experiment.needs.log_prob else before
@@ -163,11 +163,11 @@ class _Training:
         self.step += config.num_envs
         started = time.monotonic()
         if exploring:
-            self.replay = self.experiment.store(self.replay, transitions)
+            self.memory.add(transitions, truncated)
         else:
             key = jax.random.fold_in(self.learn_key, self.step)
-            self.followers, self.replay, stats = self.experiment.learn(
-                self.followers, self.replay, self.leader, transitions, key
+            self.followers, stats = self.memory.learn(
+                self.followers, self.leader, transitions, truncated, key, self._rng(_REPLAY)
             )
             self.follower_updates += config.updates_per_iteration
             if self._crossed(config.eval_every):
@@ -184,12 +184,14 @@ class _Training:
         true_reward = None
         if not self.config.learns_reward:
             true_reward = jnp.asarray(result.reward.reveal(TrueRewardReader.CEILING), jnp.float32)
+        hidden = self.config.hide_ends and self.config.learns_reward
+        terminated = np.zeros_like(result.terminated) if hidden else result.terminated
         return Transition(
-            observation=jnp.asarray(self.observation, jnp.float32),
-            action=jnp.asarray(action),
-            next_observation=jnp.asarray(result.next_observation, jnp.float32),
-            terminated=jnp.asarray(result.terminated),
-            true_reward=true_reward,
+            jnp.asarray(self.experiment.seen(self.observation)),
+            jnp.asarray(action),
+            jnp.asarray(self.experiment.seen(result.next_observation)),
+            jnp.asarray(terminated),
+            true_reward,
         )
 
     # ---- comparisons and the leader -------------------------------------------------------------
@@ -198,24 +200,18 @@ class _Training:
         """Ask the teacher what is due by now, then update the reward."""
         assert self.collector is not None and self.leader is not None
         config, accuracy = self.config, self._ask(first)
-        program = self.experiment.warm_up if first else self.experiment.lead
-        repeats = max(1, round(config.leader_warmup_steps / config.leader_steps)) if first else 1
         residual = None if first else self._residual()
-        queue, stats = self.collector.queue, None
-        for repeat in range(repeats):
-            key = jax.random.fold_in(jax.random.fold_in(self.lead_key, self.step), repeat)
-            self.leader, stats = program(
-                self.leader,
-                {name: array for name, array in queue.arrays().items() if name != "step"},
-                np.int32(queue.total),
-                np.int32(self.collector.recent()),
-                self.follower,
-                self.replay,
-                self.collector.draw_steps(_OWN_STEPS, self._rng(_OWN)),
-                key,
-            )
-        assert stats is not None
-        self.leader_updates += repeats * config.leader_steps
+        self.leader, stats, steps = run_session(
+            self.experiment,
+            self.leader,
+            self.collector,
+            self.follower,
+            self.memory,
+            jax.random.fold_in(self.lead_key, self.step),
+            self._rng(_SESSION),
+            first=first,
+        )
+        self.leader_updates += steps
         self._check_finite("the leader's loss", stats.loss)
         second = None if first or config.method == "drlhf" else stats
         self._record(
@@ -230,7 +226,7 @@ class _Training:
             step_ratio=self.follower_updates / self.leader_updates,
             extra_steps=self.collector.extra_steps,
         )
-        self.progress.update(self.step, preference_accuracy=accuracy, comparisons=queue.total)
+        self.progress.update(self.step, preference_accuracy=accuracy, comparisons=self.collector.queue.total)
 
     def _ask(self, first: bool) -> float | None:
         """Ask for the comparisons that are due; how many of the answers the reward foresaw."""
@@ -248,12 +244,14 @@ class _Training:
 
     def _residual(self) -> Any:
         key = jax.random.fold_in(self.residual_key, self.step)
-        return self.experiment.residual(self.follower, self.replay, self.leader, key)
+        pool = self.memory.pool(self.experiment.judged_states, self._rng(_RESIDUAL))
+        return self.experiment.residual(self.follower, pool, self.leader, key)
 
     # ---- what is seen and kept ------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        result = evaluate(self.follower.policy, self.eval_env, int(self._rng(_EVALUATE).integers(2**31)))
+        seed = int(self._rng(_EVALUATE).integers(2**31))
+        result = evaluate(self.follower.policy, self.eval_env, seed, sampled=self.config.eval_sampled)
         mean = float(result.returns.mean())
         self._record(
             "eval",
@@ -267,7 +265,7 @@ class _Training:
     def _snapshot(self) -> None:
         """How far the policy is from one that learns on from here for the same reward."""
         key = jax.random.fold_in(jax.random.fold_in(self.residual_key, 2**31), self.step)
-        divergence = self.experiment.snapshot(self.follower, self.replay, self.leader, key)
+        divergence = self.memory.snapshot(self.follower, self.leader, key, self._rng(_SNAPSHOT))
         self._record("snapshot", kl_to_longer=divergence)
 
     def _record_learner(self, stats: Any) -> None:
@@ -309,7 +307,7 @@ class _Training:
         state: dict[str, Any] = {
             "follower": self.follower,
             "companions": self.followers[1:],
-            "replay": self.replay,
+            "replay": self.memory.get_state(),
             "leader": self.leader,
             "observation": self.observation,
             "step": np.asarray(self.step),
@@ -339,7 +337,8 @@ class _Training:
             return
         state = load_tree(path, self._state())
         self.followers = (state["follower"], *state["companions"])
-        self.replay, self.leader = state["replay"], state["leader"]
+        self.leader = state["leader"]
+        self.memory.set_state(state["replay"])
         self.follower_updates, self.leader_updates = (int(count) for count in state["updates"])
         self.step, self.seconds_before = int(state["step"]), float(state["seconds"])
         self.clock = {name: float(spent) for name, spent in state["clock"].items()}
@@ -357,6 +356,7 @@ class _Training:
     def _checkpoint(self) -> None:
         if not self.env.restorable:
             # What cannot be restored is started anew, here and when resumed, so that both go on alike.
+            self.memory.cut()
             self.observation = self.env.reset(self._reset_seed())
             if self.collector is not None:
                 self.collector.cut()

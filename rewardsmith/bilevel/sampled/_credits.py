@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..._core import InputError
 from ...problem import BilevelProblem
+from ._blocks import over_tuples
 from ._ridge import predictions_at_steps
 from .data import Follower, LabelledClips, Policy
-from .estimator import Discount, Features, RewardAt, minus_expected, suffix_coefficients
+from .estimator import Discount, Features, RewardAt, minus_expected, noise_of_mean, suffix_coefficients
 
 
 def fit_credits(
@@ -48,14 +49,14 @@ def fit_credits(
         num_actions,
         key,
     ).astype(weights.dtype)
-    # Given s, z has 1 + 1/K times the covariance of f: the mean over K fresh actions is noisy too.
+    # Given s, z has 1 + 1/K times the covariance of f where the mean is one over K fresh actions.
     credits = predictions_at_steps(
         centred,
         weights,
         ridge,
         shared=shared,
         intercept=False,
-        noise_share=1.0 / (num_actions + 1),
+        noise_share=noise_of_mean(policy, num_actions),
         importance=clips.importance,
     )
     if clips.importance is not None:
@@ -80,7 +81,7 @@ def credited_rewards(
     now: bool,
 ) -> Float[Array, ""]:
     """Σ c_h Σ_k γ^{k−h} r_x(s_k, a_k), all tuples together: over k >= h with `now`, else over k > h."""
-    rewards = jax.vmap(jax.vmap(jax.vmap(reward_at)))(clips.observations, clips.actions)
+    rewards = over_tuples(jax.vmap(jax.vmap(reward_at)), clips.observations, clips.actions)
     length = clips.valid.shape[2]
     coefficients = jax.vmap(jax.vmap(suffix_coefficients, (0, None, None)), (0, None, None))(
         credits, length, discount

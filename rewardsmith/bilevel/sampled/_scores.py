@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
+from ._blocks import over_tuples
 from .data import LabelledClips, Policy
 from .estimator import Discount
 
@@ -24,7 +25,7 @@ def parameters(policy: Policy) -> tuple[PyTree, Callable[[PyTree], Policy]]:
 
 def log_probs(policy: Policy, clips: LabelledClips) -> Float[Array, "B I L"]:
     """log π(a|s) at every step of the clips and of what lies behind them; 0 behind the end."""
-    values = jax.vmap(jax.vmap(jax.vmap(policy.log_prob)))(clips.observations, clips.actions)
+    values = over_tuples(jax.vmap(jax.vmap(policy.log_prob)), clips.observations, clips.actions)
     return jnp.where(clips.valid, values, 0.0)
 
 

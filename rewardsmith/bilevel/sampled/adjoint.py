@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._core import InputError
-from .data import Needs, Policy, Visits
+from ._blocks import over_tuples
+from .data import FinitePolicy, Needs, Policy, Visits
 from .estimator import Discount, Estimator, Features, minus_expected
 from .features import RandomFeatures
 
@@ -98,18 +99,23 @@ class FittedAdjoint(Estimator):
             )
         else:
             density = least_squares_density(here, first, second, visits.weights, target, discount, self.ridge)
-        rewards = jax.vmap(reward_at)(visits.observations, visits.actions)
+        rewards = over_tuples(reward_at, visits.observations, visits.actions)
         return jnp.sum(jax.lax.stop_gradient(visits.weights * density) * rewards)
 
     def _next_features(self, visits: Visits, policy: Policy, key: PRNGKeyArray) -> Float[Array, "2 N f"]:
-        """Two independent means over fresh actions."""
+        """Two independent means over fresh actions, or twice the sum over all."""
 
         def expected(observation, keys):
+            if isinstance(policy, FinitePolicy):
+                probabilities = policy.probabilities(observation)
+                actions = jnp.arange(probabilities.shape[0])
+                mean = probabilities @ jax.vmap(lambda a: self.features(observation, a))(actions)
+                return jnp.stack([mean, mean])
             one = jax.vmap(lambda k: self.features(observation, policy.sample(observation, k)))
             return jnp.mean(jax.vmap(one)(keys), axis=1)
 
         keys = jax.random.split(key, (visits.terminated.shape[0], 2, self.num_actions))
-        features = jax.vmap(expected, out_axes=1)(visits.next_observations, keys)
+        features = over_tuples(expected, visits.next_observations, keys).swapaxes(0, 1)
         return jnp.where(visits.terminated[:, None], 0.0, features)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ..._core import InputError
 from ._ridge import predictions_at_steps
+from .features import state_vector
 
 
 class Baseline(eqx.Module):
@@ -54,7 +55,7 @@ class LinearBaseline(Baseline):
             l_h / γ_L^h is fitted, each step weighing γ_L^h, so that one value of a state serves all steps.
     """
 
-    features: Callable[[Array], Float[Array, " f"]] = eqx.field(default=jnp.ravel, static=True)
+    features: Callable[[Array], Float[Array, " f"]] = eqx.field(default=state_vector, static=True)
     ridge: float = eqx.field(default=1e-2, static=True)
     shared: bool = eqx.field(default=False, static=True)
     discount: float = eqx.field(default=1.0, static=True)

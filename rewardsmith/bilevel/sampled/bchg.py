@@ -14,6 +14,7 @@ from ._credits import credited_term
 from .baselines import ConstantBaseline
 from .data import LabelledClips, Needs, Policy
 from .estimator import Features, minus_expected
+from .features import Pairs
 from .leader import Leader, LeaderState, check_mixture, descend, mixed, start
 from .terms import centred_losses, first_term
 
@@ -27,12 +28,6 @@ class LeaderCritic(eqx.Module):
 
     network: MLP
     optimiser: optax.OptState
-
-
-def pair_features(observation: Any, action: Any) -> Float[Array, " f"]:
-    """Observation and action, flat, behind one another."""
-    parts = [jnp.ravel(part).astype(float) for part in (observation, action)]
-    return jnp.concatenate(parts)
 
 
 class SampledBCHG(Leader):
@@ -74,7 +69,7 @@ class SampledBCHG(Leader):
     critic_steps: int = eqx.field(default=4, static=True)
     further: int = eqx.field(default=100, static=True)
     num_actions: int = eqx.field(default=4, static=True)
-    features: Features = eqx.field(default=pair_features, static=True)
+    features: Features = eqx.field(default=Pairs(), static=True)
     weight: float = eqx.field(default=1.0, static=True)
     bound: float | None = eqx.field(default=None, static=True)
 

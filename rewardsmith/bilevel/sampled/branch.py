@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._core import InputError
+from ._blocks import over_tuples
 from .data import Needs
 from .estimator import Estimator
 
@@ -57,9 +58,10 @@ class Branch(Estimator):
         )
         count, length = valid.shape[2], valid.shape[4]
         rewards = reward_at
-        for _ in range(5):
+        for _ in range(4):
             rewards = jax.vmap(rewards)
         powers = jnp.asarray(discount, weights.dtype) ** jnp.arange(length)
-        returns = jnp.sum(jnp.where(valid, powers * rewards(observations, actions), 0.0), axis=-1)
+        discounted = powers * over_tuples(rewards, observations, actions)
+        returns = jnp.sum(jnp.where(valid, discounted, 0.0), axis=-1)
         chosen = jnp.take_along_axis(weights, branches.step, axis=2)
         return (horizon / count) * jnp.sum(chosen[..., None] * signs * returns)

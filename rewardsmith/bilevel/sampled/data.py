@@ -21,6 +21,15 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class FinitePolicy(Policy, Protocol):
+    """A policy over so few actions that expectations over them are sums."""
+
+    def probabilities(self, observation: Any, /) -> Float[Array, " A"]:
+        """π(a|observation) of every action 0 … A − 1."""
+        ...
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a leader wants beyond the clips themselves; whoever collects for it reads this.

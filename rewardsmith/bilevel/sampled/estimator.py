@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from .data import LabelledClips, Needs, Policy, Visits
+from ._blocks import over_tuples
+from .data import FinitePolicy, LabelledClips, Needs, Policy, Visits
 
 RewardAt = Callable[[Any, Any], Float[Array, ""]]
 Features = Callable[[Any, Any], Float[Array, " f"]]
@@ -53,6 +54,11 @@ class Estimator(eqx.Module):
         """
 
 
+def noise_of_mean(policy: Policy, num_actions: int) -> float:
+    """Share of the covariance of f − (its mean over fresh actions) that is the noise of that mean."""
+    return 0.0 if isinstance(policy, FinitePolicy) else 1.0 / (num_actions + 1)
+
+
 def action_features(observation: Any, action: Any) -> Float[Array, " f"]:
     """The action itself: enough where an action's effect is linear in it and the same everywhere."""
     del observation
@@ -77,7 +83,20 @@ def minus_expected(
     num_actions: int,
     key: PRNGKeyArray,
 ) -> Float[Array, "B I H ..."]:
-    """f(s, a) − the mean of f(s, a') over `num_actions` fresh a' ~ π(·|s), at every step."""
+    """f(s, a) − the mean of f(s, a') over `num_actions` fresh a' ~ π(·|s), at every step.
+
+    Where actions can be counted it is f(s, a) − Σ_a' π(a'|s) f(s, a').
+    """
+
+    if isinstance(policy, FinitePolicy):
+        del key
+        chances = over_tuples(jax.vmap(jax.vmap(policy.probabilities)), observations)
+
+        def exact(observation: Any, action: Any, chance: Float[Array, " A"]) -> Float[Array, "..."]:
+            values = jax.vmap(lambda a: function(observation, a))(jnp.arange(chance.shape[0]))
+            return values[action] - jnp.tensordot(chance.astype(values.dtype), values, axes=1)
+
+        return over_tuples(jax.vmap(jax.vmap(exact)), observations, actions, jax.lax.stop_gradient(chances))
 
     def difference(observation: Any, action: Any, key: PRNGKeyArray) -> Float[Array, "..."]:
         fresh = jax.vmap(lambda k: policy.sample(observation, k))(jax.random.split(key, num_actions))
@@ -85,4 +104,4 @@ def minus_expected(
         return function(observation, action) - expected
 
     keys = jax.random.split(key, observations.shape[:3])
-    return jax.vmap(jax.vmap(jax.vmap(difference)))(observations, actions, keys)
+    return over_tuples(jax.vmap(jax.vmap(difference)), observations, actions, keys)

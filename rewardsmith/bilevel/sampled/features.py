@@ -10,6 +10,9 @@ from jaxtyping import Array, Float
 
 from ..._core import InputError
 
+# A side, of the fields into which a picture is divided.
+_FIELDS = 5
+
 
 @dataclass(frozen=True)
 class RandomFeatures:
@@ -26,11 +29,13 @@ class RandomFeatures:
         count: how many.
         scale: usual size of an entry of an observation.
         seed: of w, v and c.
+        num_actions: A, where actions are indices; they are then one-hot.
     """
 
     count: int = 256
     scale: float = 1.0
     seed: int = 0
+    num_actions: int | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 0.0 < self.scale < np.inf:
@@ -40,7 +45,7 @@ class RandomFeatures:
 
     def __call__(self, observation: Any, action: Any) -> Float[Array, " f"]:
         """`count` + 1 numbers."""
-        state, action = _flat(observation), _flat(action)
+        state, action = state_vector(observation), action_vector(action, self.num_actions)
         rng = np.random.default_rng(self.seed)
         # From numpy, so that a compiled program holds them as constants.
         w, v, c = (rng.normal(size=(self.count, size)) for size in (state.size, action.size, 1))
@@ -52,11 +57,17 @@ class RandomFeatures:
 
 @dataclass(frozen=True)
 class ActionInteractions:
-    """[a, a ⊗ s]: an action's effect is linear in it, and its slope linear in the observation."""
+    """[a, a ⊗ s]: an action's effect is linear in it, and its slope linear in the observation.
+
+    Args:
+        num_actions: A, where actions are indices; they are then one-hot.
+    """
+
+    num_actions: int | None = None
 
     def __call__(self, observation: Any, action: Any) -> Float[Array, " f"]:
         """|a| (1 + |s|) numbers."""
-        state, action = _flat(observation), _flat(action)
+        state, action = state_vector(observation), action_vector(action, self.num_actions)
         return jnp.concatenate([action, jnp.outer(action, state).ravel()])
 
 
@@ -91,6 +102,41 @@ class OneHotStates:
     def __call__(self, observation: Any) -> Float[Array, " f"]:
         """S numbers."""
         return jax.nn.one_hot(observation, self.num_states, dtype=float)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """[s, a]: what a network of both is shown.
+
+    Args:
+        num_actions: A, where actions are indices; they are then one-hot.
+    """
+
+    num_actions: int | None = None
+
+    def __call__(self, observation: Any, action: Any) -> Float[Array, " f"]:
+        """|s| + |a| numbers."""
+        return jnp.concatenate([state_vector(observation), action_vector(action, self.num_actions)])
+
+
+def state_vector(observation: Any) -> Float[Array, " n"]:
+    """An observation as a vector: flat; a picture as the mean brightness of 5 × 5 fields, and its change.
+
+    Of a picture (uint8, height × width × channels) the last channel counts, and the last less the first, the
+    newest frame and the oldest of a grey stack: 50 numbers that a regression on a few clips can bear.
+    """
+    if observation.dtype != jnp.uint8 or observation.ndim != 3:
+        return _flat(observation)
+    side = min(_FIELDS, *observation.shape[:2])
+    height, width = (size // side for size in observation.shape[:2])
+    cropped = observation[: height * side, : width * side].astype(float) / 255.0
+    fields = cropped.reshape(side, height, side, width, -1).mean((1, 3))
+    return jnp.stack([fields[..., -1], fields[..., -1] - fields[..., 0]]).ravel()
+
+
+def action_vector(action: Any, num_actions: int | None) -> Float[Array, " n"]:
+    """An action as a vector: flat, or one-hot where there are `num_actions`."""
+    return _flat(action) if num_actions is None else jax.nn.one_hot(action, num_actions, dtype=float)
 
 
 def _flat(numbers: Any) -> Float[Array, " n"]:

@@ -1,5 +1,7 @@
 """PARL: the second term from the curvature of the follower's value in its policy parameters."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..._core import InputError
 from ...problem import BilevelProblem
+from ._blocks import over_tuples
 from ._scores import Curvature, draw_curvature, log_probs, parameters, powers
 from .baselines import Baseline, ConstantBaseline, LinearBaseline
 from .data import Evidence, Follower, LabelledClips, Needs
@@ -112,7 +115,8 @@ class SampledPARL(Leader):
             def reward(observation, action):
                 return problem.reward_at(x, observation, action)
 
-            rewards = jax.vmap(jax.vmap(jax.vmap(jax.vmap(reward))))(halves.observations, halves.actions)
+            of_half = partial(over_tuples, jax.vmap(jax.vmap(reward)))
+            rewards = jax.vmap(of_half)(halves.observations, halves.actions)
             return jnp.sum(jnp.where(halves.valid, coefficients * rewards, 0.0))
 
         return eqx.filter_grad(objective)(x)

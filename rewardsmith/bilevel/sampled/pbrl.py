@@ -1,6 +1,7 @@
 """PBRL: x and a policy move together, a penalty holds the policy near the follower's best."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -11,9 +12,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..._core import InputError
 from ...problem import BilevelProblem
+from ._blocks import over_tuples
 from .baselines import Baseline, LinearBaseline
 from .data import Evidence, Needs, Visits
 from .estimator import Features, action_features, minus_expected
+from .features import state_vector
 from .leader import Leader, check_mixture, descend, mixed, start
 from .terms import centred_losses, first_term
 
@@ -79,7 +82,7 @@ class SampledPBRL(Leader):
     baseline: Baseline = LinearBaseline()
     penalty: float = eqx.field(default=100.0, static=True)
     features: Features = eqx.field(default=action_features, static=True)
-    state_features: Callable[[Any], Float[Array, " p"]] = eqx.field(default=jnp.ravel, static=True)
+    state_features: Callable[[Any], Float[Array, " p"]] = eqx.field(default=state_vector, static=True)
     ridge: float = eqx.field(default=1e-2, static=True)
     num_actions: int = eqx.field(default=4, static=True)
     rate: float = eqx.field(default=0.1, static=True)
@@ -154,7 +157,7 @@ class SampledPBRL(Leader):
             def reward(observation, action):
                 return problem.reward_at(x, observation, action)
 
-            rewards = jax.vmap(jax.vmap(reward))(visited.observations, visited.actions)
+            rewards = jax.vmap(partial(over_tuples, reward))(visited.observations, visited.actions)
             return jnp.sum(coefficients * rewards)
 
         return eqx.filter_grad(objective)(x)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ...problem import BilevelProblem, ClipLoss
+from ._blocks import over_tuples, value_and_grad_over_tuples
 from .baselines import Baseline
 from .data import Evidence, Follower, LabelledClips, Policy, Visits
 from .estimator import Estimator
@@ -22,7 +23,7 @@ from .estimator import Estimator
 
 def clip_losses(problem: BilevelProblem, x: PyTree, clips: LabelledClips) -> Float[Array, " B"]:
     """l of every tuple."""
-    return jax.vmap(partial(problem.clip_loss, x))(*_compared(problem, clips), clips.label)
+    return over_tuples(partial(problem.clip_loss, x), *_compared(problem, clips), clips.label)
 
 
 def first_term(
@@ -34,11 +35,11 @@ def first_term(
         importance: a weight for each tuple; None: 1.
     """
 
-    def mean(x: PyTree) -> Float[Array, ""]:
-        losses = clip_losses(problem, x, clips)
-        return jnp.mean(losses if importance is None else importance * losses)
+    def share(x: PyTree, observations: Any, actions: Any, label: Any, weight: Any) -> Float[Array, ""]:
+        loss = problem.clip_loss(x, observations, actions, label)
+        return (loss if weight is None else weight * loss) / clips.count
 
-    return eqx.filter_value_and_grad(mean)(x)
+    return value_and_grad_over_tuples(share, x, *_compared(problem, clips), clips.label, importance)
 
 
 def centred_losses(
@@ -46,7 +47,7 @@ def centred_losses(
 ) -> Float[Array, "B I H"]:
     """w_h = l − b_h(s_h) at every step, constants: what the leader's side says of an action."""
     observations, actions = _compared(problem, clips)
-    losses = jax.vmap(partial(problem.clip_loss_to_go, x))(observations, actions, clips.label)
+    losses = over_tuples(partial(problem.clip_loss_to_go, x), observations, actions, clips.label)
     return jax.lax.stop_gradient(losses - baseline.fit(observations, losses))
 
 
@@ -143,8 +144,8 @@ def log_ratios(policy: Policy, clips: LabelledClips) -> Float[Array, "B I H"]:
 def _log_probs(policy: Policy, clips: LabelledClips) -> Float[Array, "B I H"]:
     assert clips.log_prob is not None, "Needs.log_prob"
     horizon = clips.log_prob.shape[2]
-    return jax.vmap(jax.vmap(jax.vmap(policy.log_prob)))(
-        clips.observations[:, :, :horizon], clips.actions[:, :, :horizon]
+    return over_tuples(
+        jax.vmap(jax.vmap(policy.log_prob)), clips.observations[:, :, :horizon], clips.actions[:, :, :horizon]
     )
 
 

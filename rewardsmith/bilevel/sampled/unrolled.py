@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..._core import InputError
 from ...problem import BilevelProblem
+from ._blocks import over_tuples
 from ._scores import draw_curvature, log_probs, parameters, powers
 from .baselines import Baseline, ConstantBaseline, LinearBaseline
 from .data import Evidence, Follower, LabelledClips, Needs
@@ -155,7 +156,7 @@ def _advantages(
     def reward(observation, action):
         return problem.reward_at(x, observation, action)
 
-    rewards = jax.vmap(jax.vmap(jax.vmap(reward)))(clips.observations, clips.actions)
+    rewards = over_tuples(jax.vmap(jax.vmap(reward)), clips.observations, clips.actions)
     soft = jnp.where(clips.valid, rewards - follower.temperature * log_probs(follower.policy, clips), 0.0)
 
     def add(later: Float[Array, "B I"], now: Float[Array, "B I"]):

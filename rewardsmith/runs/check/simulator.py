@@ -25,13 +25,15 @@ from ...bilevel.sampled.data import LabelledClips
 from ...bilevel.sampled.estimator import Estimator
 from ...bilevel.sampled.table import steps_until
 from ...bilevel.sampled.terms import first_term, second_term
-from ...envs import VectorEnv, make
+from ...envs import VectorEnv
 from ..collect import Collector
 from ..config import TrainConfig
-from ..experiment import Experiment, labelled
+from ..experiment import Experiment
 from ..finish import newest_checkpoint
 from ..folder import RunFolder
 from ..leaders import make_estimator
+from ..parts import make_env
+from ..programs import labelled
 from .agreement import Agreement, agreement
 from .worlds import union
 
@@ -95,9 +97,11 @@ class CheckedRun:
             )
         checkpoint = newest_checkpoint(folder)
         # Clips of the policy of now are drawn here whatever the run took; the queue holds one group.
-        self.config = dataclasses.replace(config, clips="queue", queue=self.group)
+        self.config = dataclasses.replace(config, clips="queue", queue=self.group, film_clips=False)
         self.seed = seed
         with contextlib.closing(self._make()) as env:
+            if env.spec.image is not None:
+                raise InputError(f"{config.env} shows pictures: check a run whose observations are vectors")
             self.experiment = Experiment(config, env.spec)
             limit = env.spec.max_episode_steps
             if not env.restorable:
@@ -109,10 +113,11 @@ class CheckedRun:
         self.estimators = self._estimators(names)
 
     def _make(self) -> VectorEnv:
-        return make(self.config.env, self.config.num_envs, self.config.backend)  # pyright: ignore
+        return make_env(self.config, self.config.num_envs)
 
     def _load(self, checkpoint: Path) -> None:
-        followers, replay, leader = jax.eval_shape(self.experiment.init, jax.random.key(0))
+        followers, leader = jax.eval_shape(self.experiment.init, jax.random.key(0))
+        replay = jax.eval_shape(self.experiment.empty_replay)
         like = {"follower": followers[0], "replay": replay, "leader": leader, "step": np.asarray(0)}
         state = load_tree(checkpoint, like, allow_extra=True)
         self.sac_state, self.replay, self.x = state["follower"], state["replay"], state["leader"].x
@@ -120,7 +125,10 @@ class CheckedRun:
 
     def _estimators(self, names: tuple[str, ...]) -> dict[str, tuple[Estimator, Baseline]]:
         chosen = {
-            name: make_estimator(dataclasses.replace(self.config, method="sobirl", estimator=name))
+            name: make_estimator(
+                dataclasses.replace(self.config, method="sobirl", estimator=name),
+                self.experiment.spec.num_actions,
+            )
             for name in names
         }
         reference = Branch(self.config.branches, self.length)
@@ -196,7 +204,7 @@ class CheckedRun:
                     self._rng(_CLIPS, index),
                     fresh=False,
                 )
-                arrays = {k: jnp.array(array) for k, array in collector.queue.arrays().items() if k != "step"}
+                arrays = {name: jnp.array(array) for name, array in collector.compared().items()}
                 played = self.episode * self.config.num_envs + collector.extra_steps - before
                 yield labelled(arrays), played
 
@@ -209,7 +217,7 @@ class CheckedRun:
                 (self.sac_state.policy,), observation.astype(np.float32), key, np.int32(step)
             )
             extras = collector.before(env)
-            result = env.step(env.spec.from_unit(np.asarray(action)))
+            result = env.step(env.spec.from_policy(np.asarray(action)))
             ended = result.terminated | result.truncated
             collector.append(observation, np.asarray(action), ended, result.reward, extras)
             observation = result.observation

@@ -1,0 +1,92 @@
+"""A session of the leader: its steps on the comparisons so far, for vectors and for pictures."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from ..agents import SACState
+from ..bilevel import LeaderState, LeaderStats
+from .collect import Collector
+from .experiment import Experiment
+from .memory import Memory
+
+# Steps of each policy's own from which a session draws; of pictures, for they are copied.
+_OWN_STEPS, _OWN_PICTURES = 4096, 512
+# Replayed pictures from which a session draws.
+_POOL = 1024
+
+
+def run_session(
+    experiment: Experiment,
+    leader: LeaderState,
+    collector: Collector,
+    follower: SACState,
+    memory: Memory,
+    key: PRNGKeyArray,
+    rng: np.random.Generator,
+    *,
+    first: bool,
+) -> tuple[LeaderState, LeaderStats, int]:
+    """Improve the reward; the new state of the leader, its statistics, and how many steps it took.
+
+    Args:
+        first: by the first term alone, for as many steps as the settings want before the policy learns.
+    """
+    config = experiment.config
+    repeats = max(1, round(config.leader_warmup_steps / config.leader_steps)) if first else 1
+    pool = memory.pool(max(_POOL, experiment.needs.visits), rng)
+    own = collector.draw_steps(_OWN_STEPS if experiment.spec.image is None else _OWN_PICTURES, rng)
+    steps = repeats * config.leader_steps
+    if experiment.spec.image is not None:
+        leader, stats = _on_pictures(
+            experiment, leader, collector, follower, pool, own, key, rng, steps, first=first
+        )
+        return leader, stats, steps
+    program, stats = experiment.warm_up if first else experiment.lead, None
+    for repeat in range(repeats):
+        leader, stats = program(
+            leader,
+            collector.compared(),
+            np.int32(collector.queue.total),
+            np.int32(collector.recent()),
+            follower,
+            pool,
+            own,
+            jax.random.fold_in(key, repeat),
+        )
+    assert stats is not None
+    return leader, stats, steps
+
+
+def _on_pictures(
+    experiment: Experiment,
+    leader: LeaderState,
+    collector: Collector,
+    follower: SACState,
+    pool: Any,
+    own: Any,
+    key: PRNGKeyArray,
+    rng: np.random.Generator,
+    steps: int,
+    *,
+    first: bool,
+) -> tuple[LeaderState, LeaderStats]:
+    """Each step on batches drawn on the host, so that no second copy of all clips is ever made."""
+    config = experiment.config
+    program = experiment.warm_up_once if first else experiment.lead_once
+    seen = []
+    for step in range(steps):
+        leader, stats = program(
+            leader,
+            collector.draw(config.leader_batch_size, rng),
+            collector.draw_newest(config.recent_batch_size, rng),
+            follower,
+            pool,
+            own,
+            jax.random.fold_in(key, step),
+        )
+        seen.append(stats)
+    leader = experiment.normalise(leader, pool, jax.random.fold_in(key, steps))
+    return leader, jax.tree.map(lambda *values: np.mean(np.asarray(values)), *seen)
