@@ -6,13 +6,13 @@ import sys
 import time
 from pathlib import Path
 
-from . import end_to_end, environments, exact_world, page, reward_model, rounds, sac_learner
+from . import atari_learner, end_to_end, environments, exact_world, page, reward_model, rounds, sac_learner
 from .peer_environment import PeersAbsent, peers_python
 from .subject import OURS, PEERS
 from .worker import Worker, run_program
 
 _ROOT = Path(__file__).resolve().parents[1]
-_SUBJECTS = (sac_learner, end_to_end, reward_model, exact_world, environments)
+_SUBJECTS = (sac_learner, atari_learner, end_to_end, reward_model, exact_world, environments)
 
 
 def main() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import jax
 import polars as pl
 
-from rewardsmith.runs import Progress, RunFolder, read_metrics
 from rewardsmith.runs.config import TrainConfig
+from rewardsmith.runs.folder import RunFolder
+from rewardsmith.runs.metrics import read_metrics
+from rewardsmith.runs.progress import Progress
 from rewardsmith.runs.train import _Training, train
 
 from .subject import PEERS, Side, Subject

@@ -117,11 +117,10 @@ def write(
 
 
 def _line(row: Row) -> str:
-    ours = _rate(summary(row.our_rates)[0])
+    ours, peer = (_rate(summary(rates)[0]) if rates else ABSENT for rates in (row.our_rates, row.peer_rates))
     if not row.ratios:
-        return f"| {row.ours} | {row.peer} | {ours} | {ABSENT} | | |"
+        return f"| {row.ours} | {row.peer} | {ours} | {peer} | | |"
     median, least, most = summary(row.ratios)
-    peer = _rate(summary(row.peer_rates)[0])
     return f"| {row.ours} | {row.peer} | {ours} | {peer} | {median:.2f} | {least:.2f} – {most:.2f} |"
 
 

@@ -16,7 +16,7 @@ ABSENT = "absent: could not be installed or started here"
 
 @dataclass(frozen=True)
 class Row:
-    """One ratio: rates of both sides, round by round; no peer rates where the peer is absent."""
+    """One ratio: rates of both sides, round by round; no rates of a side that is absent."""
 
     subject: str
     unit: str
@@ -28,7 +28,7 @@ class Row:
     @property
     def ratios(self) -> list[float]:
         """Ours over the peer's of the same round, so that a machine that drifts moves both."""
-        if not self.peer_rates:
+        if not (self.our_rates and self.peer_rates):
             return []
         return [ours / peer for ours, peer in zip(self.our_rates, self.peer_rates, strict=True)]
 
