@@ -68,7 +68,7 @@ def evaluate(
         episodes: number of episodes, each played to its end.
         seed: of the episodes' starts.
         film: also film one episode, to film.mp4.
-        sampled: act by samples of the policy; --no-sampled: by its mode. Default: as the run was evaluated.
+        sampled: True: act by samples of the policy; False: by its mode. Default: as the run was evaluated.
     """
     from .runs.finish import evaluate_run, film_run
 

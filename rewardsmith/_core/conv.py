@@ -57,14 +57,14 @@ def convolve_by_patches(
     x: Shaped[Array, "H W in"], weight: Float[Array, "out k k in"], *, stride: int
 ) -> Float[Array, "h w out"]:
     """The convolution as one matrix product with all windows of x."""
-    out, kernel, _, channels = weight.shape
-    # Where strides tile the kernel, blocks of stride × stride pixels count as one: fewer, longer copies.
+    out, kernel = weight.shape[:2]
+    # Where strides tile the kernel, that many columns lie together and count as one: fewer, longer copies.
     step = stride if kernel % stride == 0 else 1
-    blocks = kernel // step
-    found = patches(_blocks_as_channels(x, step, kernel), blocks, stride // step)
-    split = weight.reshape(out, blocks, step, blocks, step, channels)
+    columns = x.shape[1] // step
+    x = x[:, : columns * step].reshape(x.shape[0], columns, -1)
+    found = patches(x, (kernel, kernel // step), (stride, stride // step))
     # Outputs first: its gradient is then one fast matrix product.
-    return jnp.einsum("hwk,ok->hwo", found.astype(weight.dtype), split.swapaxes(2, 3).reshape(out, -1))
+    return jnp.einsum("hwk,ok->hwo", found.astype(weight.dtype), weight.reshape(out, -1))
 
 
 def convolve_natively(
@@ -80,25 +80,20 @@ def convolve_natively(
     )[0]
 
 
-def patches(x: Shaped[Array, "H W c"], kernel: int, stride: int) -> Shaped[Array, "h w k"]:
-    """Every kernel × kernel window of x, `stride` apart, flat in the order row, column, channel."""
-    height, width = ((size - kernel) // stride + 1 for size in x.shape[:2])
+def patches(
+    x: Shaped[Array, "H W c"], kernel: tuple[int, int], stride: tuple[int, int]
+) -> Shaped[Array, "h w k"]:
+    """Every window of `kernel` rows and columns, `stride` apart, flat in the order row, column, channel."""
+    (rows, columns), (down, along) = kernel, stride
+    height, width = (x.shape[0] - rows) // down + 1, (x.shape[1] - columns) // along + 1
     return jnp.concatenate(
         [
-            x[i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
-            for i in range(kernel)
-            for j in range(kernel)
+            x[i : i + down * (height - 1) + 1 : down, j : j + along * (width - 1) + 1 : along]
+            for i in range(rows)
+            for j in range(columns)
         ],
         axis=-1,
     )
-
-
-def _blocks_as_channels(x: Shaped[Array, "H W c"], step: int, kernel: int) -> Shaped[Array, "h w k"]:
-    if step == 1:
-        return x
-    height, width = ((size - kernel) // step * step + kernel for size in x.shape[:2])
-    x = x[:height, :width].reshape(height // step, step, width // step, step, -1)
-    return x.swapaxes(1, 2).reshape(height // step, width // step, -1)
 
 
 class ChannelNorm(eqx.Module):
