@@ -13,6 +13,7 @@ from .replay import add as add
 from .replay import empty_replay as empty_replay
 from .replay import sample as sample
 from .sac import SAC as SAC
+from .sac import RewardFn as RewardFn
 from .sac import SACState as SACState
 from .sac import SACStats as SACStats
 from .sac import act as act

@@ -1,6 +1,7 @@
 """From settings to the parts of an experiment, and the compiled programs that the training loop calls."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from ..agents import (
     SAC,
     Policy,
     Replay,
+    RewardFn,
     SACState,
     SACStats,
     Transition,
@@ -193,19 +195,13 @@ class Experiment:
     ) -> tuple[tuple[SACState, ...], Replay, SACStats]:
         """Store one step of all environments, then update each policy for its reward of now."""
         replay = add(replay, transitions)
-        updated, stats = [], []
-        for which, follower in enumerate(followers):
-            own_key = key if which == 0 else jax.random.fold_in(key, which)
-            new, own = self.sac.update(
-                follower,
-                replay,
-                partial(self._reward_of, leader, which),
-                self.config.updates_per_iteration,
-                own_key,
-            )
-            updated.append(new)
-            stats.append(own)
-        return tuple(updated), replay, stats[0]
+
+        def update(which: int, follower: SACState, reward: RewardFn, key: PRNGKeyArray):
+            del which
+            return self.sac.update(follower, replay, reward, self.config.updates_per_iteration, key)
+
+        followers, stats = self._update_each(followers, leader, update, key)
+        return followers, replay, stats
 
     def _improve(
         self,
@@ -215,14 +211,25 @@ class Experiment:
         key: PRNGKeyArray,
     ) -> tuple[tuple[SACState, ...], SACStats]:
         """Update each policy on its batches, (policies, updates, batch size) transitions, for its reward."""
+
+        def update(which: int, follower: SACState, reward: RewardFn, key: PRNGKeyArray):
+            own = jax.tree.map(lambda leaf: leaf[which], batches)
+            return self.sac.update_on_batches(follower, own, reward, key)
+
+        return self._update_each(followers, leader, update, key)
+
+    def _update_each(
+        self,
+        followers: tuple[SACState, ...],
+        leader: LeaderState | None,
+        update: Callable[[int, SACState, RewardFn, PRNGKeyArray], tuple[SACState, SACStats]],
+        key: PRNGKeyArray,
+    ) -> tuple[tuple[SACState, ...], SACStats]:
+        """Each policy updated for its own reward, and the statistics of the first."""
         updated, stats = [], []
         for which, follower in enumerate(followers):
-            new, own = self.sac.update_on_batches(
-                follower,
-                jax.tree.map(lambda leaf, which=which: leaf[which], batches),
-                partial(self._reward_of, leader, which),
-                jax.random.fold_in(key, which),
-            )
+            own_key = key if which == 0 else jax.random.fold_in(key, which)
+            new, own = update(which, follower, partial(self._reward_of, leader, which), own_key)
             updated.append(new)
             stats.append(own)
         return tuple(updated), stats[0]
