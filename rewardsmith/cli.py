@@ -37,7 +37,7 @@ def train(
         config: settings.
         out: folder of the run; must not hold anything. Default: runs/ENV-METHOD-SEED.
         resume: go on with the run in this folder, with its own settings; no other option goes with it.
-        preset: settings that belong together, for what is not given: atari. With --help it shows them.
+        preset: settings that belong together, for what is not given: atari. --preset atari --help shows them.
     """
     # Imported here so that --help and mistakes answer at once: JAX takes seconds to load.
     from .runs.finish import finish

@@ -20,7 +20,7 @@ from rewardsmith.runs.clips import film_comparisons
 from rewardsmith.runs.config import METHODS, TrainConfig
 from rewardsmith.runs.finish import newest_checkpoint
 from rewardsmith.runs.folder import RunFolder
-from rewardsmith.runs.presets import atari
+from rewardsmith.runs.presets import atari, expanded
 from rewardsmith.runs.train import _Training, resume, train
 from tests.small_runs import assert_same, die_at, learned, measured, settings
 
@@ -253,7 +253,14 @@ def test_the_command_for_atari(tmp_path, monkeypatch, capsys, short_episodes):
         assert (tmp_path / "run" / name).stat().st_size > 0
 
 
-def test_what_is_given_beside_a_preset_stands():
+def test_what_is_given_beside_a_preset_stands(capsys):
+    given = "--preset atari --steps=2000 --batch-size 3 --no-clip-rewards".split()
+    found = expanded(given, 10)
+    assert found[-len(given) :] == given and capsys.readouterr().out == ""
+    assert found.count("--batch-size") == 1 and "--clip-rewards" not in found
+    assert found[found.index("--comparisons") + 1] == "40"
+    assert "--hidden 512\n" in (expanded([*given, "--help"], 10), capsys.readouterr().out)[1]
+    assert expanded(["--steps", "7"], 10) == ["--steps", "7"]
     assert atari(4_300_000)["--comparisons"] == "9000" and atari(4_300_000)["--leader-every"] == "10000"
     assert atari(4_300_000)["--learning-starts"] == "20000"
     assert atari(4_300_000)["--leader-warmup-steps"] == "4800"

@@ -56,7 +56,8 @@ def atari(steps: int) -> dict[str, str]:
 def expanded(arguments: Sequence[str], default_steps: int) -> list[str]:
     """The arguments of ``rewardsmith train`` with the options of a preset in front of those that were given.
 
-    What is given stands: of an option that comes twice the last counts.
+    What is given stands: an option that is given is not taken from the preset. With --help the preset's are
+    printed.
 
     Raises:
         InputError: there is no such preset.
@@ -77,7 +78,11 @@ def expanded(arguments: Sequence[str], default_steps: int) -> list[str]:
         for flag, value in atari(default_steps if steps is None else int(steps)).items()
         if flag not in chosen and f"--no-{flag[2:]}" not in chosen
     }
-    return [part for flag, value in options.items() for part in _words(flag, value)] + given
+    own = [part for flag, value in options.items() for part in _words(flag, value)]
+    if {"--help", "-h"} & set(given):
+        # The parser's help knows the defaults alone.
+        print(f"{_FLAG} {name} stands for\n  " + " ".join(own).replace(" --", "\n  --") + "\n")
+    return own + given
 
 
 def _words(flag: str, value: str) -> tuple[str, ...]:
