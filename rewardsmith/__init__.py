@@ -5,6 +5,7 @@ The face: everything public is here. See `docs/` for what to choose.
 
 from ._core import RESULTS as RESULTS
 from ._core import InputError as InputError
+from ._core import keep_freed_memory as keep_freed_memory
 from .bilevel import AMD as AMD
 from .bilevel import BCHG as BCHG
 from .bilevel import DRLHF as DRLHF

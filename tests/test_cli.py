@@ -148,3 +148,9 @@ def test_a_mistake_is_one_line_in_every_encoding(encoding):
     told = result.stderr.decode(encoding)
     assert result.returncode == 2 and told.count("\n") == 1
     assert told.startswith("rewardsmith: --learning-starts is 200: give at least")
+
+
+def test_the_allocator_is_set_before_any_library_that_starts_threads():
+    """polars starts some when it is loaded, and then `keep_freed_memory` comes too late."""
+    code = "import sys, rewardsmith.cli; sys.exit('polars' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

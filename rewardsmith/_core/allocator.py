@@ -10,9 +10,9 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for its next need; whether that could be set.
 
     By default glibc hands large blocks back to the kernel as soon as they are freed, and every call of a
-    compiled program begins with thousands of page faults: updates from pixels then take half as long again.
-    The price is that memory once used stays with the process until it ends. Call it before other threads are
-    started. Does nothing where the C library is another one.
+    compiled program begins with thousands of page faults; without them updates from pixels were a tenth
+    faster (docs/atari.md). The price is that memory once used stays with the process until it ends. Call it
+    before other threads are started, those of polars among them. Does nothing where the C library is another.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

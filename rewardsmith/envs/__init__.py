@@ -1,5 +1,6 @@
 """Vectorised worlds behind one thin interface, with states that can be saved and restored."""
 
+from .._core import ImageSpec as ImageSpec
 from .atari import AtariBatchEnv as AtariBatchEnv
 from .base import EnvSpec as EnvSpec
 from .base import StepResult as StepResult
