@@ -9,10 +9,11 @@ import pytest
 
 # One processor for each worker, and none of XLA's own threads: with a pool of two its CPU client (jaxlib
 # 0.10.2) has stopped for good inside a program, all threads asleep. The workers fill the machine anyway.
-if hasattr(os, "sched_setaffinity"):
+# Not for the process that starts them: they would all inherit its one processor.
+worker = os.environ.get("PYTEST_XDIST_WORKER")
+if worker is not None and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    os.sched_setaffinity(0, {cores[worker % len(cores)]})
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_multi_thread_eigen=false"]
 # Tests compile much and run little, and this way of generating code compiles in a half to a quarter of the
 # time. XLA reads the flags at its first use, and ends the process at one that it does not know.
