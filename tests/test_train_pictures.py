@@ -1,5 +1,7 @@
 """Runs on pictures: every method, discrete and continuous actions, Atari; resumed runs equal whole ones."""
 
+import gc
+
 import ale_py
 import equinox as eqx
 import gymnasium
@@ -266,6 +268,9 @@ def test_what_is_given_beside_a_preset_stands(capsys):
     assert atari(4_300_000)["--leader-warmup-steps"] == "4800"
 
 
+# The reader of films leaks its pipes.
+@pytest.mark.filterwarnings("ignore:unclosed file <_io:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_atari_run_resumes_and_its_clips_are_films_of_what_the_reward_saw(
     tmp_path, monkeypatch, short_episodes
 ):
@@ -294,7 +299,10 @@ def test_an_atari_run_resumes_and_its_clips_are_films_of_what_the_reward_saw(
 
     films = film_comparisons(whole.path, 1)
     first = next(iter(sorted(films.glob("*-first.mp4"))))
-    shown = np.stack([frame for frame in imageio.get_reader(first)])
+    with imageio.get_reader(first) as film:
+        shown = np.stack([frame for frame in film])
+    del film
+    gc.collect()
     assert len(shown) >= 12 and shown[:, :30].max() < 40 < shown[:, 60:170].max(), "the score is hidden"
 
 
