@@ -6,6 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from .errors import InputError
+
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
@@ -27,6 +31,23 @@ def write_atomically(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """`write_atomically`, but a disk that is full or closed to us is an `InputError` of one line.
+
+    What stood at `path` before is still there then.
+    """
+    try:
+        with write_atomically(path) as temporary:
+            yield temporary
+    except (OSError, SafetensorError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+        raise InputError(
+            f"cannot write {path} ({reason}): free some space or mend its permissions; "
+            "what was there before is untouched"
+        ) from error
 
 
 def _flush(path: Path) -> None:

@@ -13,30 +13,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .atomic import write_atomically
+from .atomic import writing
 from .errors import InputError
 
 _PREFIX = "rewardsmith."
 _CHECKSUM = _PREFIX + "sha256"
 _LEAVES = _PREFIX + "leaves"
 _NATIVE = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split())
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """`write_atomically`, but a disk that is full or closed to us is an `InputError` of one line.
-
-    What stood at `path` before is still there then.
-    """
-    try:
-        with write_atomically(path) as temporary:
-            yield temporary
-    except (OSError, SafetensorError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
-        raise InputError(
-            f"cannot write {path} ({reason}): free some space or mend its permissions; "
-            "what was there before is untouched"
-        ) from error
 
 
 def save_tree(path: Path, tree: Any, metadata: Mapping[str, str] | None = None) -> None:

@@ -5,6 +5,7 @@ from .atari import AtariBatchEnv as AtariBatchEnv
 from .base import EnvSpec as EnvSpec
 from .base import StepResult as StepResult
 from .base import VectorEnv as VectorEnv
+from .clip_film import ClipFilmer as ClipFilmer
 from .clip_film import clip_frames as clip_frames
 from .clip_film import film_clip as film_clip
 from .film import film as film

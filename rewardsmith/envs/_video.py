@@ -46,6 +46,14 @@ def _cameras(env: gymnasium.Env) -> set[str]:
     return {model.camera(index).name for index in range(model.ncam)}
 
 
+def draw_plainly(env: gymnasium.Env) -> None:
+    """From now on without shadows and reflections: four fifths of the time where a processor draws MuJoCo."""
+    model = getattr(env.unwrapped, "model", None)
+    if hasattr(model, "light_castshadow") and hasattr(model, "mat_reflectance"):
+        model.light_castshadow[:] = False
+        model.mat_reflectance[:] = 0.0
+
+
 def draw(env_id: str, env: gymnasium.Env) -> np.ndarray:
     """The environment as it is now: (H, W, 3) uint8, both sides even.
 

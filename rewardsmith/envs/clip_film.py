@@ -9,13 +9,74 @@ import numpy as np
 
 from .._core import InputError, write_atomically
 from ._rows import is_restorable, read_row, write_row
-from ._video import draw, encoder, make_drawable, pace, windowless
+from ._video import draw, draw_plainly, encoder, make_drawable, pace, windowless
 from .base import check_state
 from .hide import Box, hide, visible_mask
 from .options import EnvOptions
 from .single import read_spec, to_native
 
 _SIZE = (480, 360)
+
+
+class ClipFilmer:
+    """Films clips of one environment, which is made once and kept; `close` it, or use it in ``with``.
+
+    Args:
+        env_id: as for `make`.
+        options: those the clips were recorded with.
+        boxes: made black, in pixels of what is drawn; see `hidden_boxes`.
+        size: width and height in pixels; tasks other than MuJoCo's have sizes of their own.
+
+    Raises:
+        InputError: unknown environment, or it cannot be restored or drawn.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        *,
+        options: EnvOptions | None = None,
+        boxes: tuple[Box, ...] = (),
+        size: tuple[int, int] = _SIZE,
+    ):
+        self._env_id, self._options, self._boxes = env_id, options, boxes
+        with windowless():
+            self._env = make_drawable(env_id, size, options)
+        draw_plainly(self._env)
+
+    def film(
+        self, state_row: Mapping[str, Any], actions: np.ndarray, path: Path, *, pause: float = 0.5
+    ) -> Path:
+        """Write a clip as an MP4; arguments, errors and result as of `film_clip`."""
+        if pause < 0:
+            raise InputError(f"pause is {pause}: choose 0 seconds or more")
+        with windowless():
+            fps, stride = pace(self._env)
+            played = self._frames(state_row, actions)
+            shown = played[stride - 1 :: stride] or played[-1:]
+            with write_atomically(path) as temporary, encoder(self._env_id, temporary, fps) as write:
+                for frame in shown + shown[-1:] * round(pause * fps):
+                    write(frame)
+        return path
+
+    def frames(self, state_row: Mapping[str, Any], actions: np.ndarray) -> np.ndarray:
+        """The clip in colour, (L, H, W, 3) uint8; as `clip_frames`."""
+        with windowless():
+            return np.stack(self._frames(state_row, actions))
+
+    def _frames(self, state_row: Mapping[str, Any], actions: np.ndarray) -> list[np.ndarray]:
+        played = replay(self._env_id, self._env, state_row, actions, self._options)
+        return [_hidden(frame, self._boxes) for _, frame in played]
+
+    def close(self) -> None:
+        """Release the environment."""
+        self._env.close()
+
+    def __enter__(self) -> "ClipFilmer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def film_clip(
@@ -45,20 +106,8 @@ def film_clip(
     Raises:
         InputError: unknown environment, it cannot be restored, drawn or encoded, or the row is not one of it.
     """
-    if pause < 0:
-        raise InputError(f"pause is {pause}: choose 0 seconds or more")
-    with windowless():
-        env = make_drawable(env_id, size, options)
-        try:
-            fps, stride = pace(env)
-            played = [frame for _, frame in replay(env_id, env, state_row, actions, options)]
-            shown = [_hidden(frame, boxes) for frame in played[stride - 1 :: stride] or played[-1:]]
-            with write_atomically(path) as temporary, encoder(env_id, temporary, fps) as write:
-                for frame in shown + shown[-1:] * round(pause * fps):
-                    write(frame)
-        finally:
-            env.close()
-    return path
+    with ClipFilmer(env_id, options=options, boxes=boxes, size=size) as filmer:
+        return filmer.film(state_row, actions, path, pause=pause)
 
 
 def clip_frames(
@@ -74,13 +123,8 @@ def clip_frames(
 
     Behind the end of an episode the last frame is repeated.
     """
-    with windowless():
-        env = make_drawable(env_id, size, options)
-        try:
-            played = replay(env_id, env, state_row, actions, options)
-            return np.stack([_hidden(frame, boxes) for _, frame in played])
-        finally:
-            env.close()
+    with ClipFilmer(env_id, options=options, boxes=boxes, size=size) as filmer:
+        return filmer.frames(state_row, actions)
 
 
 def replay(

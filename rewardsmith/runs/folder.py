@@ -17,7 +17,8 @@ import numpy as np
 
 import rewardsmith
 from rewardsmith._core import InputError
-from rewardsmith._core.serialise import check_tree_file, save_tree, writing
+from rewardsmith._core.atomic import writing
+from rewardsmith._core.serialise import check_tree_file, save_tree
 
 _CHECKPOINT = re.compile(r"step_(\d+)\.safetensors")
 _KEPT_CHECKPOINTS = 2

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from rewardsmith._core import InputError
-from rewardsmith._core.serialise import writing
+from rewardsmith._core.atomic import writing
 
 from .folder import RunFolder
 from .metrics import read_metrics

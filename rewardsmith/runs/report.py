@@ -12,7 +12,7 @@ import polars as pl
 from markupsafe import Markup
 
 from rewardsmith._core import InputError
-from rewardsmith._core.serialise import writing
+from rewardsmith._core.atomic import writing
 
 from .folder import RunFolder
 from .metrics import SCHEMA, read_metrics

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from ..._core.serialise import writing
+from ..._core.atomic import writing
 from ..plot import PALETTE, house_style
 
 

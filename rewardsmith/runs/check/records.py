@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..._core.serialise import writing
+from ..._core.atomic import writing
 from .simulator import RunChecked
 
 SCHEMA: dict[str, type[pl.DataType]] = {

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
-from ..._core.serialise import writing
+from ..._core.atomic import writing
 from .records import WANTED_COSINE, at_most
 from .simulator import REFERENCE, RunChecked
 

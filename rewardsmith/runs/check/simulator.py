@@ -26,13 +26,14 @@ from ...bilevel.sampled.estimator import Estimator
 from ...bilevel.sampled.table import steps_until
 from ...bilevel.sampled.terms import first_term, second_term
 from ...envs import VectorEnv
+from ..choices import HUMAN
 from ..collect import Collector
 from ..config import TrainConfig
 from ..experiment import Experiment
 from ..finish import newest_checkpoint
 from ..folder import RunFolder
 from ..leaders import make_estimator
-from ..parts import make_env
+from ..parts import make_env, make_teacher
 from ..programs import labelled
 from .agreement import Agreement, agreement
 from .worlds import union
@@ -97,7 +98,11 @@ class CheckedRun:
             )
         checkpoint = newest_checkpoint(folder)
         # Clips of the policy of now are drawn here whatever the run took; the queue holds one group.
-        self.config = dataclasses.replace(config, clips="queue", queue=self.group, film_clips=False)
+        # Where people taught the run, an oracle stands for them.
+        teacher = "oracle" if config.teacher == HUMAN else config.teacher
+        self.config = dataclasses.replace(
+            config, clips="queue", queue=self.group, film_clips=False, teacher=teacher, store=None
+        )
         self.seed = seed
         with contextlib.closing(self._make()) as env:
             if env.spec.image is not None:
@@ -199,7 +204,7 @@ class CheckedRun:
                 collector.ask(
                     self.group,
                     self.step,
-                    self.experiment.teacher,
+                    make_teacher(self.config),
                     act,
                     self._rng(_CLIPS, index),
                     fresh=False,

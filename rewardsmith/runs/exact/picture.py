@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 
-from ..._core.serialise import writing
+from ..._core.atomic import writing
 from ...mdp import MDP, expect, state_occupancy
 from ...problems.task import Grid, Task
 from ..plot import house_style

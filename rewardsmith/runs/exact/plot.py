@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from ..._core.serialise import writing
+from ..._core.atomic import writing
 from ..plot import PALETTE, count_axis, house_style
 from ..statistics import clean, summarise
 

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from ..._core import InputError
-from ..._core.serialise import save_tree, writing
+from ..._core.atomic import writing
+from ..._core.serialise import save_tree
 from ..statistics import mean_interval
 
 COSTS = ("oracle_calls", "sweeps", "linear_iterations", "samples")

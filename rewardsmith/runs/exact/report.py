@@ -9,7 +9,7 @@ import jinja2
 import polars as pl
 from rich.table import Table
 
-from ..._core.serialise import writing
+from ..._core.atomic import writing
 from ...problems.task import Task
 from ..folder import RunFolder
 from ..report import flatten
