@@ -16,6 +16,7 @@ from .data import Visits as Visits
 from .drlhf import DRLHF as DRLHF
 from .estimator import Estimator as Estimator
 from .hpgd import SampledHPGD as SampledHPGD
+from .influence import expected_influence as expected_influence
 from .leader import Leader as Leader
 from .leader import LeaderState as LeaderState
 from .leader import LeaderStats as LeaderStats
