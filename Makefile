@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help setup system demo test lint bench results pictures four-rooms scale clean
+.PHONY: help setup system servers demo test soak lint bench results pictures four-rooms scale clean
 help:
 	@echo "make demo        learn a reward for HalfCheetah-v5 from comparisons, film the policy, write a report"
 	@echo "make test        run the tests"
+	@echo "make soak        the label server under load and killed, for longer than the tests do (about 3 minutes)"
 	@echo "make lint        style and types"
 	@echo "make results     the runs behind docs/results.md (about three hours)"
 	@echo "make pictures    the pictures of docs/problems"
@@ -30,12 +31,25 @@ system:
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends libegl1 libegl-mesa0 libgl1-mesa-dri; \
 	  else echo "note: no EGL here, so no films: install libegl1, libegl-mesa0 and libgl1-mesa-dri"; fi; fi
 
+# The tests open the page in a real browser and keep answers in a real PostgreSQL server.
+servers:
+	@missing=""; command -v chromium >/dev/null || missing="chromium fonts-dejavu-core"; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	if [ -n "$$missing" ]; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; \
+	  else echo "note: tests that need $$missing are left out: install it"; fi; fi
+
 demo: setup
 	@if [ -f $(DEMO)/config.json ]; then $(BIN)/rewardsmith train --resume $(DEMO); \
-	else $(BIN)/rewardsmith train --env HalfCheetah-v5 --method sobirl --steps 50000 --comparisons 700 --out $(DEMO); fi
+	else $(BIN)/rewardsmith train --env HalfCheetah-v5 --method sobirl --steps 50000 --comparisons 700 --film-clips --out $(DEMO); fi
 
-test: setup
+test: setup servers
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+# A minute of fifty people who label at once, and a server killed twenty times.
+soak: setup servers
+	REWARDSMITH_SOAK=1 $(BIN)/python -m pytest -q -s tests/test_label_load.py tests/test_label_kill.py
 
 lint: setup
 	$(BIN)/ruff check

@@ -9,13 +9,14 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from ._core import InputError, keep_freed_memory
 from .runs.check.config import CheckConfig
-from .runs.config import ESTIMATORS, METHODS, TEACHERS, TrainConfig
+from .runs.choices import ESTIMATORS, METHODS, PREFERENCE_MODELS, SELECTIONS, TEACHERS
+from .runs.config import TrainConfig
 from .runs.exact.config import SolveConfig
 from .runs.presets import PRESETS, expanded
 
@@ -92,6 +93,54 @@ def clips(run: tyro.conf.Positional[Path], count: int = 4, out: Path | None = No
     from .runs.clips import film_comparisons
 
     print(film_comparisons(run, count, out))
+
+
+def label(
+    place: tyro.conf.Positional[str],
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    count: int = 64,
+    clips: Path | None = None,
+    instruction: str | None = None,
+    add_labeller: str | None = None,
+    role: str = "labeller",
+    revoke: str | None = None,
+    export: Path | None = None,
+    import_: Annotated[Path | None, tyro.conf.arg(name="import")] = None,
+    public_url: str | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+) -> None:
+    """Serve the page where people compare clips, until Ctrl-C; or manage its store and end.
+
+    A run that is trained with --teacher human asks through its store and learns from the answers as they
+    come. Any other run that was trained with --film-clips gets a store with its newest comparisons.
+
+    Args:
+        place: folder of a run, folder of a store, or postgresql:// URL.
+        host: address to listen at; one that others can reach needs labellers with tokens.
+        port: 0: any that is free.
+        count: of a run that a synthetic teacher taught: comparisons to ask people about.
+        clips: folder of the clips of a database.
+        instruction: text above the clips: what is better?
+        add_labeller: make a labeller of this name, print the token, which is shown once, and end.
+        role: of that labeller: labeller or owner.
+        revoke: take this labeller's token away, and end.
+        export: write all answers with their clips to this parquet file, and end.
+        import_: read such a file into the store, and end.
+        public_url: where people find the page if a proxy stands in front of it.
+        tls_cert: PEM file.
+        tls_key: PEM file.
+    """
+    from .label import serve
+    from .runs.labels import manage, open_for_labels
+
+    with contextlib.ExitStack() as held:
+        store, run = open_for_labels(place, count, clips)
+        held.enter_context(contextlib.closing(store))
+        if manage(store, instruction, add_labeller, role, revoke, export, import_):
+            return
+        serve(store, host, port, run=run, public_url=public_url, tls_cert=tls_cert, tls_key=tls_key)
 
 
 def plot(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("curves.png")) -> None:
@@ -209,6 +258,8 @@ def list_choices() -> None:
     _print_table("methods of train", METHODS)
     _print_table("estimators", ESTIMATORS)
     _print_table("teachers", TEACHERS)
+    _print_table("selections of questions", SELECTIONS)
+    _print_table("preference models", PREFERENCE_MODELS)
     _print_table("presets of train", PRESETS)
     print("environments with batched simulation (any other Gymnasium id works too)")
     print("  " + " ".join(sorted(TASKS)))
@@ -227,6 +278,7 @@ _COMMANDS = {
     "train": train,
     "eval": evaluate,
     "clips": clips,
+    "label": label,
     "plot": plot,
     "report": report,
     "solve": solve,

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from ._core import InputError
 from .mdp import MDP, Regulariser, Shannon, Transition
-from .preferences import bradley_terry
+from .preferences.models import Judgement, PartialReturn, Prediction, PreferenceModel
 
 RewardAt = Callable[[Any, Any], Array]
 
@@ -67,10 +67,11 @@ class ClipLoss(eqx.Module):
         reward_at: RewardAt,
         observations: Shaped[Array, "I H ..."],
         actions: Shaped[Array, "I H ..."],
-        label: Float[Array, ""] | None = None,
+        label: Float[Array, ""] | Judgement | None = None,
     ) -> Float[Array, ""]:
         """l on one tuple of clips; `reward_at(observation, action)` is r_x at one step, `label` what a
-        teacher said of these clips, where one was asked."""
+        teacher said of these clips, where one was asked: a number, or a `Judgement` where the preference
+        model needs more."""
 
     def to_go(
         self,
@@ -78,7 +79,7 @@ class ClipLoss(eqx.Module):
         reward_at: RewardAt,
         observations: Shaped[Array, "I H ..."],
         actions: Shaped[Array, "I H ..."],
-        label: Float[Array, ""] | None = None,
+        label: Float[Array, ""] | Judgement | None = None,
     ) -> Float[Array, "I H"]:
         """What of l the action at step h of clip i can still change, up to a constant: all of it here.
 
@@ -90,7 +91,7 @@ class ClipLoss(eqx.Module):
 
 
 class PreferenceLoss(ClipLoss):
-    """Cross-entropy of the label against Bradley–Terry on the two clips' predicted rewards.
+    """Cross-entropy of the label against a preference model, for one Bradley–Terry on predicted rewards.
 
         l = −y log σ(D) − (1−y) log σ(−D),    D = Σ_h r_x(s_h¹, a_h¹) − Σ_h r_x(s_h², a_h²)
 
@@ -100,14 +101,17 @@ class PreferenceLoss(ClipLoss):
         horizon: H, steps in a clip.
         target: y = target(observations, actions), arrays (2, H, ...), the probability in [0, 1] that the
             first clip is preferred; for clips that come without a label. None where all have one.
-        members: members(x, observation, action) -> (M,), the rewards of an ensemble; l is then the mean
-            over members, each with its own D. None: the one reward r_x.
+        members: members(x, observation, action) -> (M, ...), what an ensemble says of one step: rewards, or
+            vectors where the model is made for them; l is then the mean over members, each with its own D.
+            None: the one reward r_x.
+        model: how likely an answer is; see `preferences.models`.
     """
 
     num_clips: int = eqx.field(default=2, init=False, static=True)
     horizon: int = eqx.field(static=True)
     target: Callable[[Array, Array], Array] | None = None
     members: Callable[[Any, Any, Any], Array] | None = None
+    model: PreferenceModel = PartialReturn()
 
     def __check_init__(self) -> None:
         if self.horizon < 1:
@@ -119,19 +123,35 @@ class PreferenceLoss(ClipLoss):
         reward_at: RewardAt,
         observations: Shaped[Array, "2 H ..."],
         actions: Shaped[Array, "2 H ..."],
-        label: Float[Array, ""] | None = None,
+        label: Float[Array, ""] | Judgement | None = None,
     ) -> Float[Array, ""]:
         """l on one pair of clips."""
         if label is None:
             if self.target is None:
                 raise InputError("these clips have no label; give PreferenceLoss a target, or label them")
             label = self.target(observations, actions)
+        told = label if isinstance(label, Judgement) else Judgement(label)
+        pair = self.predictions(x, reward_at, observations, actions, told.offset)
+        return self.model.loss(*pair, told.label, told.groups)
+
+    def predictions(
+        self,
+        x: PyTree,
+        reward_at: RewardAt,
+        observations: Shaped[Array, "2 H ..."],
+        actions: Shaped[Array, "2 H ..."],
+        offset: Float[Array, "2"] | None = None,
+    ) -> tuple[Prediction, Prediction]:
+        """What is predicted of the two clips, of which the model makes the probability of an answer."""
+        step = reward_at if self.members is None else partial(self.members, x)
+        totals = jax.vmap(jax.vmap(step))(observations, actions).sum(axis=1)
         if self.members is None:
-            step_reward = reward_at
-        else:
-            step_reward = partial(self.members, x)
-        first, second = jax.vmap(jax.vmap(step_reward))(observations, actions).sum(axis=1)
-        return jnp.mean(bradley_terry(first, second, label))
+            totals = totals[:, None]
+        first, second = (
+            Prediction(totals[i], observations.shape[1], None if offset is None else offset[i])
+            for i in range(2)
+        )
+        return first, second
 
 
 World = TypeVar("World", MDP, SimulatedWorld)
@@ -212,7 +232,7 @@ class BilevelProblem(eqx.Module, Generic[World]):
         x: PyTree,
         observations: Shaped[Array, "I H ..."],
         actions: Shaped[Array, "I H ..."],
-        label: Float[Array, ""] | None = None,
+        label: Float[Array, ""] | Judgement | None = None,
     ) -> Float[Array, ""]:
         """l(d_1, …, d_I; x) on one tuple of clips; its gradient in x is the first term of ∇φ.
 
@@ -226,7 +246,7 @@ class BilevelProblem(eqx.Module, Generic[World]):
         x: PyTree,
         observations: Shaped[Array, "I H ..."],
         actions: Shaped[Array, "I H ..."],
-        label: Float[Array, ""] | None = None,
+        label: Float[Array, ""] | Judgement | None = None,
     ) -> Float[Array, "I H"]:
         """`ClipLoss.to_go` on one tuple of clips; same errors as `clip_loss`."""
         return self._on_clips().to_go(x, partial(self.reward_at, x), observations, actions, label)

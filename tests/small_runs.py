@@ -1,7 +1,10 @@
 """Runs of a few hundred steps, and how two of them are compared."""
 
+import contextlib
+
 import jax
 import numpy as np
+import pytest
 
 from rewardsmith._core.serialise import load_tree
 from rewardsmith.runs.config import TrainConfig
@@ -61,14 +64,17 @@ def assert_same(first: RunFolder, second: RunFolder):
     assert all(jax.tree.leaves(same))
 
 
-def die_at(monkeypatch, step: int):
-    """Let a run end at a step as a kill would: nothing is saved, metrics have run ahead."""
+@contextlib.contextmanager
+def killed_at(step: int):
+    """The run inside ends at a step as a kill would: nothing is saved, metrics have run ahead."""
     iterate = _Training._iterate
 
     def die(self):
         if self.step == step:
-            self.metrics.flush()
+            self.recorder.flush()
             raise RuntimeError("killed")
         iterate(self)
 
-    monkeypatch.setattr(_Training, "_iterate", die)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(_Training, "_iterate", die)
+        yield

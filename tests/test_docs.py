@@ -130,8 +130,11 @@ def _imported(path):
     return {part[1] for part in parts if part[0] == "rewardsmith" and len(part) > 1}
 
 
+RECORDS = ("clips", "comparisons", "schedule", "selection", "teachers")
+
+
 def test_environments_and_records_are_free_of_jax():
-    records = [PACKAGE / "preferences" / f"{name}.py" for name in ("clips", "comparisons", "teachers")]
+    records = [PACKAGE / "preferences" / f"{name}.py" for name in RECORDS]
     for path in [*(PACKAGE / "envs").glob("*.py"), *records]:
         assert not re.search(r"^\s*(import|from) (jax|equinox|optax)", path.read_text(), re.MULTILINE), path
 

@@ -46,6 +46,9 @@ MAY_IMPORT = {
 WITHOUT_JAX = (
     "preferences/clips.py",
     "preferences/comparisons.py",
+    "preferences/schedule.py",
+    "preferences/selection.py",
+    "preferences/store/",
     "preferences/teachers.py",
     "label/",
     "envs/",

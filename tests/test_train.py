@@ -19,7 +19,7 @@ from rewardsmith.runs import train as train_module
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.train import Stopped, _Training, resume, train
-from tests.small_runs import SMALL, assert_same, die_at, learned, measured, settings
+from tests.small_runs import SMALL, assert_same, killed_at, learned, measured, settings
 
 
 class Drifting(gymnasium.Env):
@@ -59,15 +59,13 @@ def drifting():
         ("Pendulum-v1", "pbrl", "one-step"),
     ],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, env, method, estimator):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, env, method, estimator):
     method, clips = (*method.split(), "queue")[:2]
     config = settings(env=env, method=method, estimator=estimator, clips=clips)
     whole = train(config, tmp_path / "whole")
 
-    with monkeypatch.context() as patch:
-        die_at(patch, 520)
-        with pytest.raises(RuntimeError, match="killed"):
-            train(config, tmp_path / "cut")
+    with killed_at(520):
+        train(config, tmp_path / "cut")
     assert RunFolder.open(tmp_path / "cut").checkpoints()[-1].name == "step_000000400.safetensors"
     assert_same(whole, resume(tmp_path / "cut"))
 

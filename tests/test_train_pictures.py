@@ -24,7 +24,7 @@ from rewardsmith.runs.finish import newest_checkpoint
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.presets import atari, expanded
 from rewardsmith.runs.train import _Training, resume, train
-from tests.small_runs import assert_same, die_at, learned, measured, settings
+from tests.small_runs import assert_same, killed_at, learned, measured, settings
 
 SIDE, FRAME_SKIP = 24, 4
 PICTURES = {"hidden": (16,), "leader_steps": 2, "leader_warmup_steps": 4, "frame_stack": 2}
@@ -129,13 +129,11 @@ def test_estimators_and_clips_on_pictures(tmp_path, changes):
         ("Lamps-v0", {"method": "sac", "replay_on_disk": True, "clip_rewards": True}),
     ],
 )
-def test_a_resumed_run_on_pictures_equals_an_uninterrupted_one(tmp_path, monkeypatch, env, changes):
+def test_a_resumed_run_on_pictures_equals_an_uninterrupted_one(tmp_path, env, changes):
     config = settings(env=env, **PICTURES | changes)
     whole = train(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        die_at(patch, 520)
-        with pytest.raises(RuntimeError, match="killed"):
-            train(config, tmp_path / "cut")
+    with killed_at(520):
+        train(config, tmp_path / "cut")
     assert_same(whole, resume(tmp_path / "cut"))
     assert (tmp_path / "cut" / "replay-frames.bin").exists() == config.replay_on_disk
 
@@ -276,10 +274,8 @@ def test_an_atari_run_resumes_and_its_clips_are_films_of_what_the_reward_saw(
 ):
     config = settings(**ATARI | {"film_clips": True, "hide": "score", "clip_length": 12})
     whole = train(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        die_at(patch, 280)
-        with pytest.raises(RuntimeError, match="killed"):
-            train(config, tmp_path / "cut")
+    with killed_at(280):
+        train(config, tmp_path / "cut")
     assert_same(whole, resume(tmp_path / "cut"))
 
     queue = load_arrays(newest_checkpoint(whole), "['collector']['queue']")

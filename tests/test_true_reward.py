@@ -19,7 +19,9 @@ PACKAGE = Path(rewardsmith.__file__).parent
 
 # Whoever holds a `TrueRewardReader` can read true rewards: those that teach, evaluate, write checkpoints,
 # and the one method that is given the true reward.
-READERS = {"preferences/teachers.py", "runs/evaluate.py", "runs/train.py", "runs/collect.py"}
+READERS = {"preferences/teachers.py"} | {
+    f"runs/{name}.py" for name in ("evaluate", "train", "collect", "people")
+}
 # Rooms of learners: they must not so much as name the type.
 BLIND = {"agents", "bilevel", "rewards", "follower", "mdp", "problem.py"}
 
@@ -193,6 +195,7 @@ def test_each_reader_names_its_own_reason():
         "runs/evaluate.py": {"EVALUATOR"},
         "runs/train.py": {"CEILING"},
         "runs/collect.py": {"CHECKPOINT"},
+        "runs/people.py": {"CHECKPOINT"},
     }
     assert allowed.keys() == READERS
     for name, reasons in allowed.items():

@@ -18,3 +18,5 @@ from .sac import SACState as SACState
 from .sac import SACStats as SACStats
 from .sac import act as act
 from .sac import act_greedily as act_greedily
+from .state_entropy import exploration_rewards as exploration_rewards
+from .state_entropy import neighbour_distance as neighbour_distance

@@ -48,7 +48,7 @@ def _cameras(env: gymnasium.Env) -> set[str]:
 
 def draw_plainly(env: gymnasium.Env) -> None:
     """From now on without shadows and reflections: four fifths of the time where a processor draws MuJoCo."""
-    model = getattr(env.unwrapped, "model", None)
+    model: Any = getattr(env.unwrapped, "model", None)
     if hasattr(model, "light_castshadow") and hasattr(model, "mat_reflectance"):
         model.light_castshadow[:] = False
         model.mat_reflectance[:] = 0.0

@@ -188,6 +188,11 @@ class Trajectories:
         """(capacity, N), sealed, in the order of the ring; of images (capacity + stack − 1, N)."""
         return self._true_reward
 
+    @property
+    def recent_true_reward(self) -> TrueReward:
+        """(steps, N), sealed: of the steps on record, in no order."""
+        return self._true_reward[: min(self._steps, self._ring)]
+
     def get_state(self) -> dict[str, np.ndarray]:
         """All it holds but `true_reward`, for a checkpoint."""
         return {

@@ -1,12 +1,12 @@
 """Comparisons: pairs of clips with an answer, in a queue of bounded memory."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from .._core import ImageSpec, InputError
-from .._core.serialise import writing
+from .._core.atomic import writing
 from .clips import Clips, frames_stored
 
 
@@ -48,8 +48,10 @@ class ComparisonQueue:
             "valid": np.zeros((capacity, 2, length), bool),
             "label": np.zeros((capacity,), np.float32),
             "step": np.zeros((capacity,), np.int64),
+            "labeller": np.zeros((capacity,), np.int32),
+            "record": np.zeros((capacity,), np.int64),
         }
-        self._extras = tuple(extras or ())
+        self.extras = tuple(extras or ())
         for name, like in (extras or {}).items():
             self._arrays[name] = np.zeros((capacity, 2, *like.shape), like.dtype)
         self.total = 0
@@ -57,13 +59,23 @@ class ComparisonQueue:
     def __len__(self) -> int:
         return min(self.total, self.capacity)
 
-    def append(self, first: Clips, second: Clips, label: np.ndarray, step: int) -> None:
+    def append(
+        self,
+        first: Clips,
+        second: Clips,
+        label: np.ndarray,
+        step: int,
+        labeller: np.ndarray | int = 0,
+        record: np.ndarray | int = 0,
+    ) -> None:
         """Store n answered pairs.
 
         Args:
             first, second: n clips each.
             label: (n,) probability that the first is preferred; pairs with NaN ("cannot tell") are dropped.
             step: environment steps when the answers were given.
+            labeller: (n,) numbers of the people who answered; 0 is a synthetic teacher.
+            record: (n,) numbers of the answers in a store, by which `remove` finds them; 0: in none.
 
         Raises:
             InputError: clips of images that hold no frames of the right size.
@@ -76,13 +88,27 @@ class ComparisonQueue:
         for name in ("observations", "actions", "valid"):
             pair = np.stack([getattr(first, name)[kept], getattr(second, name)[kept]], axis=1)
             self._arrays[name][slots] = pair
-        for name in self._extras:
+        for name in self.extras:
             self._arrays[name][slots] = np.stack(
                 [clip.extras[name][kept] for clip in (first, second)], axis=1
             )
         self._arrays["label"][slots] = label[kept]
         self._arrays["step"][slots] = step
+        for name, numbers in (("labeller", labeller), ("record", record)):
+            self._arrays[name][slots] = np.broadcast_to(numbers, len(label))[kept]
         self.total += len(kept)
+
+    def remove(self, records: Collection[int]) -> int:
+        """Forget the pairs whose answers were taken back; how many were here. The others keep their order."""
+        order = self._order()
+        kept = order[~np.isin(self._arrays["record"][order], list(records))]
+        removed = len(order) - len(kept)
+        if removed:
+            for array in self._arrays.values():
+                array[: len(kept)] = array[kept]
+            # As if the others alone had ever been stored.
+            self.total = len(kept)
+        return removed
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The whole ring by name, (capacity, ...); only slots that were filled mean anything."""
@@ -108,9 +134,12 @@ class ComparisonQueue:
         # Here: polars starts threads when it is loaded, and `keep_freed_memory` must come before them.
         from .parquet import write_comparisons
 
-        order = (np.arange(len(self)) + self.total - len(self)) % self.capacity
         with writing(path) as temporary:
-            write_comparisons(self._arrays, order, self.horizon, self.stack, temporary)
+            write_comparisons(self._arrays, self._order(), self.horizon, self.stack, temporary)
+
+    def _order(self) -> np.ndarray:
+        """The slots that are filled, oldest first."""
+        return (np.arange(len(self)) + self.total - len(self)) % self.capacity
 
     def _check_frames(self, clips: Clips) -> None:
         stored = self._arrays["observations"]

@@ -16,18 +16,24 @@ from .parts import make_env
 # Copies of the environment that play roll-outs from saved states, many at a time.
 _FORKS = 64
 _CLIPS_OF_PICTURES = 10
+_CANDIDATE_PICTURES = 512
 # What the simulator's states are called among the extras of a record; those at the start of a clip, among
 # the comparisons.
 _STATE, START = "state ", "start "
 
 ActInStreams = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+# (count, first clips, second clips) -> which pairs.
+Choose = Callable[[int, Clips, Clips], np.ndarray]
 
 
 def check_roll_outs(config: TrainConfig, needs: Needs, env: VectorEnv) -> None:
     """`InputError` unless the roll-outs that `needs` and fresh clips take can be played in `env`."""
     fresh = config.clip_length + needs.further if config.clips == "fresh" else 0
-    if config.film_clips and not env.restorable:
-        raise InputError(f"{config.env} cannot be restored to a saved state: leave out --film-clips")
+    if config.films and not env.restorable:
+        what = "--film-clips" if config.film_clips else "--teacher human"
+        raise InputError(
+            f"{config.env} cannot be restored to a saved state, and its clips not be filmed: leave out {what}"
+        )
     if not (fresh or needs.branches):
         return
     if not env.restorable:
@@ -63,7 +69,7 @@ class Collector:
         kinds = (np.uint8 if image else np.float32, np.float32 if spec.num_actions is None else np.int32)
         self.envs_each = config.num_envs // needs.policies
         rolls_out = bool(needs.branches) or config.clips == "fresh"
-        self._keeps_states = rolls_out or config.film_clips
+        self._keeps_states = rolls_out or config.films
         extras = {}
         if needs.log_prob:
             extras["log_prob"] = np.zeros(self.envs_each, np.float32)
@@ -103,7 +109,7 @@ class Collector:
         kept, needs = {}, self.needs
         if needs.log_prob:
             kept["log_prob"] = np.zeros(self.config.clip_length, np.float32)
-        if self.config.film_clips:
+        if self.config.films:
             kept |= {START + name: np.asarray(array[0]) for name, array in env.get_state().items()}
         if needs.branches:
             rolled = (needs.branches, 2, needs.branch_length)
@@ -144,45 +150,65 @@ class Collector:
         for record in self.records:
             record.cut()
 
-    def due(self, step: int) -> int:
-        """How many comparisons to ask for now."""
+    def due(self, step: int, asked: int) -> int:
+        """How many comparisons to ask for now, when `asked` were before."""
         config = self.config
         last_session = config.steps // config.leader_every * config.leader_every
-        return comparisons_due(step, last_session, config.comparisons) - self.queue.total
+        return comparisons_due(step, last_session, config.comparisons) - asked
+
+    def pairs(
+        self, count: int, act: ActInStreams, rng: np.random.Generator, *, fresh: bool, choose: Choose | None
+    ) -> tuple[Clips, Clips]:
+        """Pairs of clips to be compared, with all that the leader and films need of them.
+
+        Args:
+            count: how many; of fresh clips there may be fewer.
+            act: the policy of now, for fresh clips and for branches.
+            rng: all randomness on the host.
+            fresh: draw clips of the policy of now, instead of from the record.
+            choose: picks the pairs from many candidates; None: each is asked about.
+        """
+        if fresh:
+            clips = self._fresh(2 * count, act, rng)
+        else:
+            clips = self._recorded(2 * count, rng) if choose is None else self._chosen(count, choose, rng)
+        if self.needs.branches:
+            clips = self._branched(clips, act, rng)
+        if self.config.films:
+            starts = {START + name: array for name, array in self._starts(clips).items()}
+            clips = dataclasses.replace(clips, extras=clips.extras | starts)
+        return halves(clips)
 
     def ask(
         self,
-        due: int,
+        count: int,
         step: int,
         teacher: Teacher,
         act: ActInStreams,
         rng: np.random.Generator,
         *,
         fresh: bool,
+        choose: Choose | None = None,
     ) -> tuple[Clips, Clips, np.ndarray]:
-        """Pairs of clips with the teacher's answers, put into the queue.
-
-        Args:
-            due: how many.
-            step: environment steps by now.
-            teacher: answers.
-            act: the policy of now, for fresh clips and for branches.
-            rng: all randomness on the host.
-            fresh: draw clips of the policy of now, instead of from the record.
-        """
-        clips = self._fresh(2 * due, act, rng) if fresh else self._recorded(2 * due, rng)
-        if self.needs.branches:
-            clips = self._branched(clips, act, rng)
-        if self.config.film_clips:
-            starts = {START + name: array for name, array in self._starts(clips).items()}
-            clips = dataclasses.replace(clips, extras=clips.extras | starts)
-        pairs = len(clips.valid) // 2
-        first, second = _rows(clips, slice(0, pairs)), _rows(clips, slice(pairs, 2 * pairs))
+        """Pairs of clips as of `pairs`, with the answers of a synthetic teacher, put into the queue."""
+        first, second = self.pairs(count, act, rng, fresh=fresh, choose=choose)
         label = teacher.answer(first.true_reward, second.true_reward, rng)
-        before = self.queue.total
-        self.queue.append(first, second, label, step)
-        self.asked = max(1, self.queue.total - before)
+        self.put(first, second, label, step)
         return first, second, label
+
+    def put(
+        self,
+        first: Clips,
+        second: Clips,
+        label: np.ndarray,
+        step: int,
+        labeller: np.ndarray | int = 0,
+        record: np.ndarray | int = 0,
+    ) -> None:
+        """Answered pairs into the queue, as `ComparisonQueue.append`."""
+        before = self.queue.total
+        self.queue.append(first, second, label, step, labeller, record)
+        self.asked = max(1, self.queue.total - before)
 
     def recent(self) -> int:
         """How many of the newest comparisons stand for the policy of now."""
@@ -209,7 +235,7 @@ class Collector:
         return {
             name: array
             for name, array in self.queue.arrays().items()
-            if name != "step" and not name.startswith(START)
+            if name not in ("step", "record") and not name.startswith(START)
         }
 
     def draw_steps(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -219,6 +245,17 @@ class Collector:
 
     def _recorded(self, count: int, rng: np.random.Generator) -> Clips:
         return self.records[0].sample(count, self.config.clip_length, self.needs.further, rng)
+
+    def _chosen(self, count: int, choose: Choose, rng: np.random.Generator) -> Clips:
+        """The clips of the pairs that `choose` takes from among candidates."""
+        # A power of two, so that few different sizes are ever compiled.
+        wanted = 2 ** (count * self.config.candidates - 1).bit_length()
+        if self._image is not None:
+            # Pictures: as many as a session may hold in memory beside the queue.
+            wanted = max(count, min(wanted, _CANDIDATE_PICTURES))
+        clips = self._recorded(2 * wanted, rng)
+        rows = np.asarray(choose(count, *halves(clips)))
+        return some(clips, np.concatenate([rows, rows + wanted]))
 
     def _fresh(self, count: int, act: ActInStreams, rng: np.random.Generator) -> Clips:
         assert self._forks is not None
@@ -232,7 +269,7 @@ class Collector:
             act,
             horizon + self.needs.further,
             int(rng.integers(2**31)),
-            keep_states=bool(self.needs.branches) or self.config.film_clips,
+            keep_states=bool(self.needs.branches) or self.config.films,
         )
         self.extra_steps += played.steps
         whole = np.flatnonzero(played.valid[:, :horizon].all(axis=1))[:count]
@@ -325,7 +362,14 @@ def _states(clips: Clips) -> dict[str, np.ndarray]:
     }
 
 
-def _rows(clips: Clips, rows: slice) -> Clips:
+def halves(clips: Clips) -> tuple[Clips, Clips]:
+    """The clips as pairs: the first half and the second."""
+    pairs = len(clips.valid) // 2
+    return some(clips, slice(0, pairs)), some(clips, slice(pairs, 2 * pairs))
+
+
+def some(clips: Clips, rows: slice | np.ndarray) -> Clips:
+    """The clips at `rows`."""
     return Clips(
         clips.observations[rows],
         clips.actions[rows],

@@ -5,46 +5,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from .._core import InputError
 from ..envs.options import EnvOptions
-
-METHODS = {
-    "sobirl": "both terms of the hyper-gradient (Yang et al., AISTATS 2025)",
-    "stoc-sobirl": "sobirl with recursive momentum (Yang et al., AISTATS 2025)",
-    "drlhf": "the first term only (Christiano et al., NeurIPS 2017)",
-    "hpgd": "averaged leader's and follower's advantages (Thoma et al., NeurIPS 2024)",
-    "bc-hg": "a learned critic of the leader (Kudo et al., ICAPS 2026)",
-    "pbrl": "a penalty and two policies (Shen et al., ICML 2024)",
-    "parl": "the curvature of the follower's value (Chakraborty et al., ICLR 2024)",
-    "itd": "differentiating through a few steps of the actor",
-    "sac": "soft actor-critic on the true reward: the ceiling",
-}
-ESTIMATORS = {
-    "one-step": "immediate effect of the action only; cheap, biased",
-    "suffix": "discounted rewards along the rest of the trajectory, learned baseline",
-    "branch": "fresh roll-outs from saved states of the simulator, for Q and V",
-    "adjoint": "a correction of the replay's occupancy, fitted by least squares",
-}
-CLIPS = {
-    "queue": "the newest comparisons, drawn by slightly older policies",
-    "fresh": "drawn by the policy of now from saved states; costs simulator steps",
-    "weighted": "the newest comparisons, weighted by how likely the policy of now draws them",
-}
-REWARD_OUTPUTS = {
-    "normalise": "centred and of unit deviation where the policy goes",
-    "clamp": "cut to [-1, 1]",
-    "raw": "as the networks say",
-}
-REWARD_NORMS = {
-    "none": "",
-    "group": "over groups of channels of one picture",
-    "batch": "by moments measured at the end of each session",
-}
-TEACHERS = {
-    "oracle": "always prefers the clip with the larger true return",
-    "bradley-terry": "errs with the logistic probability of --teacher-temperature",
-}
+from .choices import (
+    CLIPS,
+    ESTIMATORS,
+    HUMAN,
+    METHODS,
+    PREFERENCE_MODELS,
+    REWARD_NORMS,
+    REWARD_OUTPUTS,
+    SELECTIONS,
+    TEACHERS,
+)
 
 
 @dataclass(frozen=True)
@@ -92,9 +67,42 @@ class TrainConfig:
     clip_length: int = 25
     """Steps in a clip; clips never cross the end of an episode."""
     teacher: str = "oracle"
-    """oracle or bradley-terry."""
+    """Who compares: human, oracle, or a synthetic teacher with faults; rewardsmith list shows them."""
     teacher_temperature: float = 1.0
     """bradley-terry only: in units of true reward; larger is more often wrong."""
+    selection: str = "uniform"
+    """Which of many candidate pairs are asked about: uniform, disagreement, entropy, k-centre,
+    k-centre-disagreement, k-centre-entropy or influence."""
+    candidates: int = 10
+    """Candidate pairs for each that is asked about; not for uniform."""
+    preference_model: str = "partial-return"
+    """How answers follow from rewards: partial-return, thurstone, regret, general or mixture."""
+    label_smoothing: float = 0.0
+    """Share of each answer that is spread over both clips, from 0 up to, but not, 1."""
+    label_error: float = 0.0
+    """Share of answers taken to be given at random by the preference model, from 0 up to, but not, 1."""
+    agreement_margin: float = 0.0
+    """Weight of the margin by which the members' mean preference shifts each comparison; 0: none."""
+    embedding: int = 4
+    """general only: half the numbers that stand for a clip."""
+    groups: int = 2
+    """mixture only: groups of labellers."""
+    store: str | None = None
+    """human only: folder or postgresql:// URL of the questions and answers; none: answers in the run's
+    folder. Answers that are there already are learned from."""
+    max_waiting: int = 32
+    """human only: questions that wait for an answer at once, at most."""
+    answer_wait: float = 60.0
+    """human only: a session waits for the answers to its questions as long as one has come within so many
+    seconds; without anyone it waits so long once."""
+    answer_deadline: float | None = None
+    """human only: seconds after which a question is withdrawn; none: never."""
+    fallback_teacher: str = "none"
+    """human only: a synthetic teacher for questions withdrawn at the deadline; none: they are dropped."""
+    overlap: int = 1
+    """human only: different people who are asked each question."""
+    held_out: float = 0.1
+    """human only: share of the questions whose answers judge the reward and never train it."""
     queue: int = 3000
     """Comparisons kept; the oldest leave first."""
 
@@ -147,6 +155,11 @@ class TrainConfig:
     """Widths of the hidden layers of policy and critics; of pictures, behind the convolutions."""
     updates_per_step: float = 1.0
     """Updates of the policy for each environment step."""
+    pretrain_steps: int | None = None
+    """pebble only: steps of unsupervised exploration behind the random ones; none means 9 % of all steps, at
+    most 9,000."""
+    neighbours: int = 5
+    """pebble only: exploration is paid by the distance to the k-th nearest of the states visited, this k."""
     learning_starts: int | None = None
     """Steps of uniformly random actions first; none means 5 % of all steps, at most 10,000, and at least
     one clip in each environment."""
@@ -197,6 +210,9 @@ class TrainConfig:
         _one_of("estimator", self.estimator, ESTIMATORS)
         _one_of("teacher", self.teacher, TEACHERS)
         _one_of("clips", self.clips, CLIPS)
+        _one_of("selection", self.selection, SELECTIONS)
+        _one_of("preference-model", self.preference_model, PREFERENCE_MODELS)
+        _one_of("fallback-teacher", self.fallback_teacher, ("none", *(t for t in TEACHERS if t != HUMAN)))
         _one_of("backend", self.backend, ("auto", "mujoco", "gymnasium", "ale"))
         _one_of("image_layout", self.image_layout, ("auto", "hwc", "chw"))
         _one_of("reward_output", self.reward_output, REWARD_OUTPUTS)
@@ -205,8 +221,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{_flag(name)} is {value}: give a whole number of at least 1")
-        for name in ("seed", "suffix_length"):
-            if getattr(self, name) < 0:
+        for name in ("seed", "suffix_length", "pretrain_steps"):
+            if (getattr(self, name) or 0) < 0:
                 raise InputError(
                     f"--{_flag(name)} is {getattr(self, name)}: give 0 or a positive whole number"
                 )
@@ -214,11 +230,14 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
                 raise InputError(f"--{_flag(name)} is {value}: give a positive number")
-        for name in ("second_term_weight", "reward_weight_decay"):
+        for name in ("second_term_weight", "reward_weight_decay", "agreement_margin", "answer_wait"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise InputError(f"--{_flag(name)} is {getattr(self, name)}: give 0 or a positive number")
-        if not 0.0 <= self.discount < 1.0:
-            raise InputError(f"--discount is {self.discount}: give a number from 0 up to, but not, 1")
+        for name in ("discount", "label_smoothing", "label_error", "held_out"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise InputError(
+                    f"--{_flag(name)} is {getattr(self, name)}: give a number from 0 up to, but not, 1"
+                )
         if not self.hidden or min((*self.hidden, *self.reward_hidden)) < 1:
             raise InputError("--hidden and --reward-hidden need widths of at least 1")
         if self.learning_starts is not None and not 1 <= self.learning_starts < self.steps:
@@ -238,6 +257,14 @@ class TrainConfig:
             )
         if self.learns_reward and self.comparisons < 1:
             raise InputError(f"--comparisons is {self.comparisons}: {self.method} needs at least 1")
+        if self.learns_reward and self.first_session >= self.steps:
+            raise InputError(f"--pretrain-steps is {self.pretrain_steps}: leave some of --steps to learn in")
+        if self.selection != "uniform" and self.clips == "fresh":
+            raise InputError("--selection has fresh clips to choose from only at a price: give --clips queue")
+        if self.store is not None and self.teacher != HUMAN:
+            raise InputError("--store is where people answer: give --teacher human with it")
+        if self.store is not None and "://" in self.store and urlsplit(self.store).password:
+            raise InputError("--store is kept in the run's folder: give its password as PGPASSWORD instead")
 
     def env_options(self, *, judged: bool = False) -> EnvOptions:
         """How environments are presented to the learner, or where it is `judged`."""
@@ -255,11 +282,33 @@ class TrainConfig:
         return self.method != "sac"
 
     @property
+    def films(self) -> bool:
+        """Whether clips will be filmed, for which the simulator's states are kept."""
+        return self.film_clips or self.teacher == HUMAN
+
+    @property
     def random_steps(self) -> int:
         """Steps of random actions at the start: `learning_starts`, or its default."""
         if self.learning_starts is not None:
             return self.learning_starts
         return max(self.num_envs * self.clip_length, min(10_000, self.steps // 20))
+
+    @property
+    def exploring_steps(self) -> int:
+        """Steps of unsupervised exploration behind the random ones."""
+        if self.method != "pebble":
+            return 0
+        return min(9000, self.steps * 9 // 100) if self.pretrain_steps is None else self.pretrain_steps
+
+    @property
+    def first_session(self) -> int:
+        """Steps before the first comparisons."""
+        return self.random_steps + self.exploring_steps
+
+    @property
+    def first_term_only(self) -> bool:
+        """Whether the method leaves out how clips move when the reward moves."""
+        return self.method in ("drlhf", "pebble")
 
     @property
     def updates_per_iteration(self) -> int:
@@ -289,11 +338,11 @@ _AT_LEAST_ONE = (
     "leader_batch_size recent_batch_size recent "
     "ensemble batch_size replay eval_every eval_episodes checkpoint_every "
     "branches branch_length adjoint_visits unrolled_steps snapshot_updates "
-    "decay_steps target_every frame_stack"
+    "decay_steps target_every frame_stack candidates embedding groups max_waiting overlap neighbours"
 ).split()
 _POSITIVE = (
     "second_term_bound teacher_temperature reward_learning_rate temperature learning_rate updates_per_step "
-    "penalty damping snapshot_every adam_epsilon"
+    "penalty damping snapshot_every adam_epsilon answer_deadline"
 ).split()
 
 

@@ -1,8 +1,9 @@
 """From settings to the parts of an experiment, and the compiled programs that the training loop calls."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._core import stacked
 from ..agents import (
     SAC,
     Policy,
@@ -36,12 +36,22 @@ from ..bilevel import (
 )
 from ..envs import EnvSpec
 from ..preferences import Clips
-from ..rewards import RewardEnsemble
+from ..preferences.models import Regret
+from ..rewards import LearnedReward
 from .collect import ActInStreams
 from .config import TrainConfig
 from .leaders import make_leader, reward_optimiser
-from .parts import make_problem, make_reward, make_teacher, seen_by_networks
-from .programs import act_each, act_in_streams, divergence, judge, labelled
+from .parts import make_problem, make_reward, make_teacher, model_of, seen_by_networks
+from .programs import (
+    act_each,
+    act_in_streams,
+    divergence,
+    explain,
+    foresee,
+    in_blocks,
+    labelled,
+    value_offsets,
+)
 
 _NORMALISATION_BATCH = 4096
 _JUDGED_TOGETHER = 64
@@ -68,9 +78,9 @@ class Experiment:
         self.normalised_on = 512 if pictures else _NORMALISATION_BATCH
         self.judged_states = 256 if pictures else _JUDGED_STATES
         self.judged_together = 4 if pictures else _JUDGED_TOGETHER
-        self.problem = make_problem(config, spec)
+        self.problem, self.preference_model = make_problem(config, spec), model_of(config)
         self.leader = make_leader(config, spec.num_actions)
-        self.teacher = make_teacher(config)
+        self.teacher = None if config.teacher == "human" else make_teacher(config)
         self.sac = SAC(
             hidden=config.hidden,
             discount=config.discount,
@@ -97,7 +107,10 @@ class Experiment:
             jax.jit(partial(self._lead_once, leader)) for leader in (self.leader, first)
         )
         self.normalise = jax.jit(self._normalise)
-        self.judge = jax.jit(judge)
+        self.foresee = jax.jit(partial(foresee, self.problem))
+        self.explain = jax.jit(partial(explain, self.problem))
+        self.group_means = jax.jit(lambda x, o, a: jnp.mean(jax.vmap(x.of_groups)(o, a), axis=0))
+        self.offsets = jax.jit(self._offsets)
         self.residual = jax.jit(self._residual)
         self.snapshot = jax.jit(self._snapshot)
         self.divergence = jax.jit(divergence)
@@ -160,30 +173,47 @@ class Experiment:
 
         return act
 
-    def accuracy(self, x: RewardEnsemble, first: Clips, second: Clips, label: np.ndarray) -> float | None:
-        """Share of the answered pairs whose answer x predicts; None where all are ties or unanswered."""
-        told = ~np.isnan(label) & (label != 0.5)
-        if not told.any():
-            return None
-        # Padded with ties, which do not count, so that few different sizes are ever compiled.
-        together = self.judged_together
-        size = -len(label) % together
+    def probabilities(
+        self, x: LearnedReward, first: Clips, second: Clips, follower: SACState | None = None
+    ) -> np.ndarray:
+        """(n, M) the probability that the first of each pair is preferred, as each member of x has it.
+
+        Args:
+            x: the reward.
+            first, second: n clips each.
+            follower: whose values a model by regret needs; None: it goes by rewards alone.
+        """
+        if len(first.valid) == 0:
+            return np.zeros((0, self.config.ensemble), np.float32)
         horizon, stack = self.config.clip_length, first.stack
-        lengths = {"observations": stack - 1 + horizon, "actions": horizon}
-        pairs = [
-            np.stack([getattr(clip, name)[:, :length] for clip in (first, second)], axis=1)
-            for name, length in lengths.items()
-        ]
-        pairs.append(np.where(told, label, 0.5).astype(np.float32))
-        padded = [
-            np.pad(array, [(0, size)] + [(0, 0)] * (array.ndim - 1), constant_values=fill)
-            for array, fill in zip(pairs, (0, 0, 0.5), strict=True)
-        ]
-        agreed = 0.0
-        for begin in range(0, len(label), together):
-            observations, actions, answers = (array[begin : begin + together] for array in padded)
-            agreed += float(self.judge(x, stacked(observations, stack), actions, answers))
-        return agreed / int(told.sum())
+        pairs = {
+            name: np.stack([getattr(clip, name)[:, :length] for clip in (first, second)], axis=1)
+            for name, length in (("observations", stack - 1 + horizon), ("actions", horizon))
+        }
+
+        def block(observations: Any, actions: Any) -> Array:
+            offset = None
+            if follower is not None and isinstance(self.preference_model, Regret):
+                offset = self.offsets(x, follower, observations, actions, jax.random.key(0))
+            return self.foresee(x, observations, actions, offset)
+
+        return self.in_blocks(block, pairs, len(first.valid))
+
+    def in_blocks(self, program: Callable[..., Any], pairs: Mapping[str, np.ndarray], count: int) -> Any:
+        """`programs.in_blocks`, as many pairs at a time as this run's observations allow."""
+        stack = 1 if self.spec.image is None else self.spec.image.stack
+        return in_blocks(program, pairs, count, self.judged_together, self.config.clip_length, stack)
+
+    def predict(
+        self, x: LearnedReward, first: Clips, second: Clips, follower: SACState | None = None
+    ) -> np.ndarray:
+        """(n,) the mean of `probabilities` over members."""
+        return self.probabilities(x, first, second, follower).mean(axis=1)
+
+    def _offsets(
+        self, x: Any, follower: SACState, observations: Array, actions: Array, key: PRNGKeyArray
+    ) -> Float[Array, "n 2"]:
+        return value_offsets(x, follower, self.config.discount, observations, actions, key)
 
     def _learn(
         self,

@@ -12,11 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import InputError
-from .._core.serialise import load_tree, writing
+from .._core.atomic import writing
+from .._core.serialise import load_tree
 from ..agents import CategoricalPolicy, Policy, TanhGaussianPolicy
 from ..envs import film
+from ..rewards import LearnedReward
 from .config import TrainConfig
 from .evaluate import evaluate
+from .experiment import Experiment
 from .folder import RunFolder
 from .parts import make_env, seen_by_networks
 from .plot import plot_runs
@@ -121,6 +124,16 @@ def newest_checkpoint(folder: RunFolder) -> Path:
             f"{folder.path} has no checkpoint yet: go on with rewardsmith train --resume {folder.path}"
         )
     return checkpoint
+
+
+def load_reward(folder: RunFolder, config: TrainConfig) -> tuple[Experiment, LearnedReward, int]:
+    """The learned reward of a run's newest good checkpoint, with the run's programs and the step."""
+    with contextlib.closing(make_env(config, 1)) as env:
+        experiment = Experiment(config, env.spec)
+    _, leader = jax.eval_shape(experiment.init, jax.random.key(0))
+    like = {"leader": leader, "step": np.asarray(0)}
+    part = load_tree(newest_checkpoint(folder), like, allow_extra=True)
+    return experiment, part["leader"].x, int(part["step"])
 
 
 def load_policy(path: Path | str) -> tuple[RunFolder, TrainConfig, Policy, int]:

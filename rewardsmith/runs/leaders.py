@@ -52,7 +52,7 @@ def make_leader(config: TrainConfig, num_actions: int | None = None) -> Leader |
     match config.method:
         case "sac":
             return None
-        case "drlhf":
+        case "drlhf" | "pebble":
             return DRLHF(optimiser)
         case "sobirl":
             estimator, baseline = make_estimator(config, num_actions)

@@ -13,6 +13,7 @@ from .._core import ImageSpec
 from ..agents import FrameReplay, Replay, SACState, SACStats, Transition
 from ..bilevel import LeaderState
 from .config import TrainConfig
+from .exploration import Exploration
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -38,6 +39,12 @@ class Memory(abc.ABC):
         rng: np.random.Generator,
     ) -> tuple[Followers, SACStats]:
         """Store one step of all environments, then update each policy for its reward of now."""
+
+    def explore(
+        self, followers: Followers, transitions: Transition, key: PRNGKeyArray
+    ) -> tuple[Followers, SACStats]:
+        """Store one step of all environments, then update the policy for the reward of exploring."""
+        raise NotImplementedError("pebble is for vectors; checked before a run")
 
     @abc.abstractmethod
     def pool(self, count: int, rng: np.random.Generator) -> Replay:
@@ -72,6 +79,7 @@ class DeviceMemory(Memory):
 
     def __init__(self, experiment: "Experiment", replay: Replay):
         self.experiment, self.replay = experiment, replay
+        self._exploration = Exploration(experiment.sac, experiment.config)
 
     def add(self, transitions: Transition, truncated: np.ndarray) -> None:
         """See `Memory.add`."""
@@ -84,6 +92,11 @@ class DeviceMemory(Memory):
         followers, self.replay, stats = self.experiment.learn(
             followers, self.replay, leader, transitions, key
         )
+        return followers, stats
+
+    def explore(self, followers, transitions, key):
+        """See `Memory.explore`."""
+        followers, self.replay, stats = self._exploration.learn(followers, self.replay, transitions, key)
         return followers, stats
 
     def pool(self, count: int, rng: np.random.Generator) -> Replay:

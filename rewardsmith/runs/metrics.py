@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from rewardsmith._core import InputError
-from rewardsmith._core.serialise import writing
+from rewardsmith._core.atomic import writing
 
 KINDS = ("eval", "leader", "learner", "snapshot")
 """Who speaks in a row: an evaluation, an update of the reward, a stretch of the follower's learning, a
@@ -22,6 +22,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "episode_length": pl.Float64,
     "comparisons": pl.Int64,
     "preference_accuracy": pl.Float64,
+    "held_out_accuracy": pl.Float64,
+    "waiting": pl.Int64,
     "preference_loss": pl.Float64,
     "first_norm": pl.Float64,
     "second_norm": pl.Float64,
@@ -43,7 +45,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 }
 """Columns of ``metrics.parquet``. Returns are sums over an episode in the environment's own units, `step`
 counts environment steps, `seconds` the wall time of the run (over all its resumptions), shares are
-fractions of wall time, and `preference_accuracy` is measured before training on the comparisons."""
+fractions of wall time, `preference_accuracy` is measured before training on the comparisons,
+`held_out_accuracy` on answers that are never trained on, and `waiting` counts questions without an answer."""
 
 
 class Metrics:

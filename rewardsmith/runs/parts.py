@@ -1,24 +1,36 @@
 """From settings to the parts of an experiment that never change: problem, teacher, reward."""
 
+from typing import Any
+
+import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from .._core import REWARD, ImageSpec, InputError
 from ..envs import EnvSpec, VectorEnv, make
 from ..envs.hide import Box, hidden_boxes, parse_boxes, visible_mask
-from ..preferences import BradleyTerryTeacher, Oracle, Teacher
+from ..preferences import BradleyTerryTeacher, Teacher
+from ..preferences.models import PreferenceModel, make_preference_model, skew_product
+from ..preferences.teachers import make_teacher as named_teacher
 from ..problem import BilevelProblem, PreferenceLoss, SimulatedWorld
-from ..rewards import RewardEnsemble
+from ..rewards import (
+    EmbeddingEnsemble,
+    GroupEnsemble,
+    LearnedReward,
+    RewardEnsemble,
+    make_networks,
+    visible_pixels,
+)
 from .config import TrainConfig
 
 # Height and width of Atari's screen, in which boxes are given.
 _SCREEN = (210, 160)
 
 
-def _reward(x: RewardEnsemble, observation: Array, action: Array) -> Array:
+def _reward(x: LearnedReward, observation: Array, action: Array) -> Array:
     return x(observation, action)
 
 
-def _members(x: RewardEnsemble, observation: Array, action: Array) -> Array:
+def _members(x: LearnedReward, observation: Array, action: Array) -> Array:
     return x.members(observation, action)
 
 
@@ -27,14 +39,28 @@ def make_problem(config: TrainConfig, spec: EnvSpec) -> BilevelProblem[Simulated
     return BilevelProblem(
         world=SimulatedWorld(config.env, config.discount, spec.max_episode_steps),
         reward=_reward,
-        upper_loss=PreferenceLoss(horizon=config.clip_length, members=_members),
+        upper_loss=PreferenceLoss(config.clip_length, members=_members, model=model_of(config)),
         temperature="auto" if config.temperature is None else config.temperature,
     )
 
 
-def make_teacher(config: TrainConfig) -> Teacher:
-    """The synthetic teacher that `config.teacher` names."""
-    return Oracle() if config.teacher == "oracle" else BradleyTerryTeacher(config.teacher_temperature)
+def model_of(config: TrainConfig) -> PreferenceModel:
+    """The preference model that the settings describe."""
+    return make_preference_model(
+        config.preference_model,
+        smoothing=config.label_smoothing,
+        error=config.label_error,
+        margin=config.agreement_margin,
+        groups=config.groups,
+    )
+
+
+def make_teacher(config: TrainConfig, name: str | None = None) -> Teacher:
+    """The synthetic teacher of that name; None: the one that `config.teacher` names."""
+    name = name or config.teacher
+    if name == "bradley-terry":
+        return BradleyTerryTeacher(config.teacher_temperature)
+    return named_teacher(name)
 
 
 def make_env(config: TrainConfig, num_envs: int, *, judged: bool = False) -> VectorEnv:
@@ -79,19 +105,27 @@ def seen_by_networks(config: TrainConfig, spec: EnvSpec) -> tuple[int | ImageSpe
     return spec.image or spec.observation_shape[0], spec.num_actions or spec.action_shape[0]
 
 
-def make_reward(config: TrainConfig, spec: EnvSpec, key: PRNGKeyArray) -> RewardEnsemble:
-    """A fresh reward."""
+def make_reward(config: TrainConfig, spec: EnvSpec, key: PRNGKeyArray) -> LearnedReward:
+    """A fresh reward, of the kind that the preference model explains answers by."""
     observation, action_size = seen_by_networks(config, spec)
     boxes = boxes_to_hide(config)
-    return RewardEnsemble(
-        observation,
-        action_size,
-        config.reward_hidden,
-        config.ensemble,
-        discrete=spec.num_actions is not None,
-        output=config.reward_output,  # pyright: ignore[reportArgumentType]
-        layers=REWARD,
-        norm=config.reward_norm,  # pyright: ignore[reportArgumentType]
-        visible=visible_mask(boxes, _SCREEN, *spec.observation_shape[:2]) if boxes else None,
-        key=key,
+    visible = visible_mask(boxes, _SCREEN, *spec.observation_shape[:2]) if boxes else None
+    networks: dict[str, Any] = {
+        "hidden": config.reward_hidden,
+        "num_members": config.ensemble,
+        "discrete": spec.num_actions is not None,
+        "layers": REWARD,
+        "norm": config.reward_norm,
+    }
+    output: Any = config.reward_output
+    if config.preference_model not in ("general", "mixture"):
+        return RewardEnsemble(observation, action_size, **networks, output=output, visible=visible, key=key)
+    shown = visible_pixels(observation, visible)
+    if config.preference_model == "mixture":
+        of_groups = make_networks(observation, action_size, **networks, width=config.groups, key=key)
+        return GroupEnsemble(of_groups, output=output, visible=shown)
+    networks_key, key = jax.random.split(key)
+    vectors = make_networks(
+        observation, action_size, **networks, width=2 * config.embedding, key=networks_key
     )
+    return EmbeddingEnsemble(vectors, skew_product, output=output, visible=shown, key=key)

@@ -20,6 +20,7 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "true_return": lambda value: f"true return {value:,.1f}",
     "preference_accuracy": lambda value: f"preference accuracy {value:.1%}",
     "comparisons": lambda value: f"{int(value):,} comparisons",
+    "waiting": lambda value: f"{int(value):,} questions wait",
 }
 
 

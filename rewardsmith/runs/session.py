@@ -8,6 +8,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..agents import SACState
 from ..bilevel import LeaderState, LeaderStats
+from .beside import beside
 from .collect import Collector
 from .experiment import Experiment
 from .memory import Memory
@@ -46,9 +47,10 @@ def run_session(
         return leader, stats, steps
     program, stats = experiment.warm_up if first else experiment.lead, None
     for repeat in range(repeats):
+        leader, known = beside(experiment, leader, collector, follower, own, key, first=first)
         leader, stats = program(
             leader,
-            collector.compared(),
+            collector.compared() | known,
             np.int32(collector.queue.total),
             np.int32(collector.recent()),
             follower,
@@ -76,12 +78,17 @@ def _on_pictures(
     """Each step on batches drawn on the host, so that no second copy of all clips is ever made."""
     config = experiment.config
     program = experiment.warm_up_once if first else experiment.lead_once
-    seen = []
+    seen, known = [], {}
     for step in range(steps):
+        if step % config.leader_steps == 0:
+            leader, known = beside(experiment, leader, collector, follower, own, key, first=first)
+        compared = collector.compared() | known
+        slots = rng.integers(len(collector.queue), size=config.leader_batch_size)
+        newest = _newest(collector, config.recent_batch_size, rng)
         leader, stats = program(
             leader,
-            collector.draw(config.leader_batch_size, rng),
-            collector.draw_newest(config.recent_batch_size, rng),
+            {name: array[slots] for name, array in compared.items()},
+            {name: array[newest] for name, array in compared.items()},
             follower,
             pool,
             own,
@@ -90,3 +97,10 @@ def _on_pictures(
         seen.append(stats)
     leader = experiment.normalise(leader, pool, jax.random.fold_in(key, steps))
     return leader, jax.tree.map(lambda *values: np.mean(np.asarray(values)), *seen)
+
+
+def _newest(collector: Collector, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Slots drawn from the newest comparisons; each once, as far as there are enough."""
+    queue = collector.queue
+    ages = np.resize(rng.permutation(min(collector.recent(), len(queue))), count)
+    return (queue.total - 1 - ages) % queue.capacity

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ from .._core import InputError, TrueRewardReader
 from .._core.serialise import load_tree
 from ..agents import SACState, Transition
 from ..envs import StepResult
+from .asking import Moment
+from .choosing import Chooser
 from .collect import Collector, check_roll_outs
 from .config import TrainConfig
+from .desks import make_desk
 from .evaluate import evaluate
 from .experiment import Experiment
+from .exploration import with_fresh_critics
 from .folder import RunFolder
 from .memory import make_memory
-from .metrics import Metrics
 from .parts import make_env
 from .progress import Progress
+from .recorder import Recorder
 from .session import run_session
 from .signals import on_signal
 
@@ -45,6 +50,8 @@ def train(config: TrainConfig, out: Path | str) -> RunFolder:
     """
     with contextlib.closing(make_env(config, config.num_envs)) as env:
         check_roll_outs(config, Experiment(config, env.spec).needs, env)
+        if config.exploring_steps and env.spec.image is not None:
+            raise InputError(f"pebble explores among vectors, {config.env} has pictures: give --method drlhf")
     folder = RunFolder.create(out, dataclasses.asdict(config))
     with folder.lock():
         _Training(config, folder).run()
@@ -85,15 +92,16 @@ class _Training:
         self.followers, self.leader = self.experiment.init(init_key)
         self.memory = make_memory(self.experiment, folder.path)
         self.observation = self.env.reset(config.seed)
-        self.collector = None
+        self.collector, self.desk = None, None
         if self.leader is not None:
             self.collector = Collector(config, self.experiment.needs, self.env)
-        self.metrics = Metrics(folder.metrics_path)
+            self.chooser = Chooser(self.experiment)
+            self.desk = make_desk(
+                self.experiment, folder.path, lambda line: self.progress.message(line), self._stopping
+            )
+        self.recorder = Recorder(folder.metrics_path)
         self.step = self.follower_updates = self.leader_updates = 0
-        self.seconds_before = 0.0
-        self.clock = {"env": 0.0, "learner": 0.0, "leader": 0.0}
         self.stop_requested = False
-        self.started = time.monotonic()
 
     @property
     def follower(self) -> SACState:
@@ -102,14 +110,18 @@ class _Training:
 
     @property
     def learning(self) -> bool:
-        """Whether the random steps are over."""
-        return self.step >= self.config.random_steps
+        """Whether the policy has something to learn from: the random steps are over, and there is a reward.
+
+        Without answers there is none: then it goes on at random.
+        """
+        started = self.step >= self.config.first_session
+        return started and (self.leader is None or self.leader_updates > 0)
 
     # ---- the loop -------------------------------------------------------------------------------
 
     def run(self) -> None:
         config = self.config
-        self.started = time.monotonic()
+        self.recorder.start()
         start = self.step
         with (
             Progress(config.steps, start) as self.progress,
@@ -117,6 +129,7 @@ class _Training:
             contextlib.closing(self.env),
             contextlib.closing(self.eval_env),
             contextlib.closing(self.collector) if self.collector else contextlib.nullcontext(),
+            contextlib.closing(self.desk) if self.desk else contextlib.nullcontext(),
         ):
             while self.step < config.steps:
                 self._iterate()
@@ -132,9 +145,10 @@ class _Training:
 
     def _iterate(self) -> None:
         config, spec = self.config, self.env.spec
-        exploring = self.step < config.random_steps
+        unsupervised = config.random_steps <= self.step < config.first_session
+        at_random = not (unsupervised or self.learning)
         started = time.monotonic()
-        if exploring:
+        if at_random:
             action, log_prob = self.experiment.explore(self._rng(_EXPLORE))
         else:
             action, log_prob = self.experiment.act(
@@ -148,8 +162,8 @@ class _Training:
         acted = time.monotonic()
         before = {} if self.collector is None else self.collector.before(self.env)
         result = self.env.step(spec.from_policy(action))
-        self.clock["learner"] += acted - started
-        self.clock["env"] += time.monotonic() - acted
+        self.recorder.clock["learner"] += acted - started
+        self.recorder.clock["env"] += time.monotonic() - acted
         transitions = self._transitions(action, result)
         # An end of which the learner is not told is one that might have been cut off there.
         truncated = result.truncated | (result.terminated & ~np.asarray(transitions.terminated))
@@ -162,23 +176,26 @@ class _Training:
         self.observation = result.observation
         self.step += config.num_envs
         started = time.monotonic()
-        if exploring:
+        if at_random:
             self.memory.add(transitions, truncated)
         else:
             key = jax.random.fold_in(self.learn_key, self.step)
-            self.followers, stats = self.memory.learn(
-                self.followers, self.leader, transitions, truncated, key, self._rng(_REPLAY)
-            )
+            if unsupervised:
+                self.followers, stats = self.memory.explore(self.followers, transitions, key)
+            else:
+                self.followers, stats = self.memory.learn(
+                    self.followers, self.leader, transitions, truncated, key, self._rng(_REPLAY)
+                )
             self.follower_updates += config.updates_per_iteration
             if self._crossed(config.eval_every):
-                self._record_learner(stats)
-        self.clock["learner"] += time.monotonic() - started
-        if self.collector is not None and self.step >= config.random_steps:
-            first = self.step - config.num_envs < config.random_steps
-            if first or self._crossed(config.leader_every):
+                self.recorder.check_finite(self.step, "the critic's loss", stats.critic_loss)
+                self._record("learner", **vars(stats))
+        self.recorder.clock["learner"] += time.monotonic() - started
+        if self.collector is not None and self.step >= config.first_session:
+            if self.step - config.num_envs < config.first_session or self._crossed(config.leader_every):
                 started = time.monotonic()
-                self._session(first)
-                self.clock["leader"] += time.monotonic() - started
+                self._session()
+                self.recorder.clock["leader"] += time.monotonic() - started
 
     def _transitions(self, action: np.ndarray, result: StepResult) -> Transition:
         true_reward = None
@@ -196,10 +213,17 @@ class _Training:
 
     # ---- comparisons and the leader -------------------------------------------------------------
 
-    def _session(self, first: bool) -> None:
-        """Ask the teacher what is due by now, then update the reward."""
-        assert self.collector is not None and self.leader is not None
-        config, accuracy = self.config, self._ask(first)
+    def _session(self) -> None:
+        """Ask for the comparisons that are due by now, then update the reward."""
+        assert self.collector is not None and self.leader is not None and self.desk is not None
+        config, first = self.config, self.leader_updates == 0
+        heard = self.desk.ask(self.collector, self._moment(first))
+        self.progress.update(self.step, waiting=heard.waiting)
+        if self.collector.queue.total == 0:
+            return
+        if first and config.exploring_steps:
+            fresh, _ = self.experiment.init(jax.random.fold_in(self.learn_key, 2**31))
+            self.followers = (with_fresh_critics(self.follower, fresh[0]), *self.followers[1:])
         residual = None if first else self._residual()
         self.leader, stats, steps = run_session(
             self.experiment,
@@ -212,11 +236,13 @@ class _Training:
             first=first,
         )
         self.leader_updates += steps
-        self._check_finite("the leader's loss", stats.loss)
-        second = None if first or config.method == "drlhf" else stats
+        self.recorder.check_finite(self.step, "the leader's loss", stats.loss)
+        second = None if first or config.first_term_only else stats
         self._record(
             "leader",
-            preference_accuracy=accuracy,
+            preference_accuracy=heard.accuracy,
+            held_out_accuracy=heard.held_out_accuracy,
+            waiting=heard.waiting,
             preference_loss=stats.loss,
             first_norm=stats.first_norm,
             second_norm=None if second is None else second.second_norm,
@@ -226,21 +252,23 @@ class _Training:
             step_ratio=self.follower_updates / self.leader_updates,
             extra_steps=self.collector.extra_steps,
         )
-        self.progress.update(self.step, preference_accuracy=accuracy, comparisons=self.collector.queue.total)
-
-    def _ask(self, first: bool) -> float | None:
-        """Ask for the comparisons that are due; how many of the answers the reward foresaw."""
-        assert self.collector is not None and self.leader is not None
-        due = self.collector.due(self.step)
-        if due <= 0:
-            return None
-        key = jax.random.fold_in(self.fork_key, self.step)
-        act = self.experiment.acting(self.follower.policy, key)
-        fresh = self.config.clips == "fresh" and not first
-        pairs = self.collector.ask(
-            due, self.step, self.experiment.teacher, act, self._rng(_CLIPS), fresh=fresh
+        self.progress.update(
+            self.step, preference_accuracy=heard.accuracy, comparisons=self.collector.queue.total
         )
-        return self.experiment.accuracy(self.leader.x, *pairs)
+
+    def _moment(self, first: bool) -> Moment:
+        """What the session of now knows when it asks."""
+        assert self.collector is not None and self.leader is not None
+        key, rng = jax.random.fold_in(self.fork_key, self.step), self._rng(_CLIPS)
+        predict = partial(self.experiment.predict, self.leader.x, follower=None if first else self.follower)
+        return Moment(
+            step=self.step,
+            predict=predict,
+            act=self.experiment.acting(self.follower.policy, key),
+            rng=rng,
+            fresh=self.config.clips == "fresh" and not first,
+            choose=self.chooser.at(self.leader, self.follower, rng, key),
+        )
 
     def _residual(self) -> Any:
         key = jax.random.fold_in(self.residual_key, self.step)
@@ -259,7 +287,7 @@ class _Training:
             true_return_std=float(result.returns.std()),
             episode_length=float(result.lengths.mean()),
         )
-        self.metrics.flush()
+        self.recorder.flush()
         self.progress.update(self.step, true_return=mean)
 
     def _snapshot(self) -> None:
@@ -268,29 +296,9 @@ class _Training:
         divergence = self.memory.snapshot(self.follower, self.leader, key, self._rng(_SNAPSHOT))
         self._record("snapshot", kl_to_longer=divergence)
 
-    def _record_learner(self, stats: Any) -> None:
-        self._check_finite("the critic's loss", stats.critic_loss)
-        self._record("learner", **vars(stats))
-
     def _record(self, kind: str, **columns: Any) -> None:
-        seconds = self._seconds()
-        shares = {f"share_{name}": spent / max(seconds, 1e-9) for name, spent in self.clock.items()}
-        self.metrics.record(
-            step=self.step,
-            kind=kind,
-            seconds=seconds,
-            steps_per_second=self.step / max(seconds, 1e-9),
-            comparisons=0 if self.collector is None else self.collector.queue.total,
-            **shares,
-            **columns,
-        )
-
-    def _check_finite(self, what: str, value: Any) -> None:
-        if not np.isfinite(np.asarray(value)):
-            raise InputError(
-                f"{what} is not finite at step {self.step}: the last checkpoint is kept; "
-                "start anew with a lower --learning-rate or --reward-learning-rate"
-            )
+        count = 0 if self.collector is None else self.collector.queue.total
+        self.recorder.record(kind, self.step, comparisons=count, **columns)
 
     def _warn_of_termination(self) -> None:
         text = (
@@ -311,15 +319,15 @@ class _Training:
             "leader": self.leader,
             "observation": self.observation,
             "step": np.asarray(self.step),
-            "seconds": np.asarray(self._seconds()),
-            "clock": {name: np.asarray(spent) for name, spent in self.clock.items()},
-            "metrics_rows": np.asarray(len(self.metrics)),
+            "recorder": self.recorder.get_state(),
             "updates": np.asarray([self.follower_updates, self.leader_updates]),
         }
         if self.env.restorable:
             state["env"] = self.env.get_state()
         if self.collector is not None:
             state["collector"] = self.collector.get_state()
+        if self.desk is not None:
+            state["desk"] = self.desk.get_state()
         return state
 
     def restore(self) -> None:
@@ -340,8 +348,7 @@ class _Training:
         self.leader = state["leader"]
         self.memory.set_state(state["replay"])
         self.follower_updates, self.leader_updates = (int(count) for count in state["updates"])
-        self.step, self.seconds_before = int(state["step"]), float(state["seconds"])
-        self.clock = {name: float(spent) for name, spent in state["clock"].items()}
+        self.step = int(state["step"])
         self.observation = state["observation"]
         if self.env.restorable:
             self.env.set_state(state["env"])
@@ -350,8 +357,9 @@ class _Training:
             self.env.reset(self._reset_seed())
         if self.collector is not None:
             self.collector.set_state(state["collector"])
-        self.metrics = Metrics.load(self.folder.metrics_path)
-        self.metrics.truncate(int(state["metrics_rows"]))
+        if self.desk is not None:
+            self.desk.set_state(state["desk"])
+        self.recorder.set_state(state["recorder"])
 
     def _checkpoint(self) -> None:
         if not self.env.restorable:
@@ -360,7 +368,7 @@ class _Training:
             self.observation = self.env.reset(self._reset_seed())
             if self.collector is not None:
                 self.collector.cut()
-        self.metrics.flush()
+        self.recorder.flush()
         self.folder.save_checkpoint(self.step, self._state())
         if self.collector is not None:
             self.collector.queue.write_parquet(self.folder.comparisons_path)
@@ -377,6 +385,9 @@ class _Training:
         self.stop_requested = True
         self.progress.message(f"{name}: finishing this step and saving")
 
+    def _stopping(self) -> bool:
+        return self.stop_requested
+
     def _crossed(self, every: int) -> bool:
         return self.step // every != (self.step - self.config.num_envs) // every
 
@@ -385,6 +396,3 @@ class _Training:
 
     def _reset_seed(self) -> int:
         return int(self._rng(_RESET).integers(2**31))
-
-    def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started

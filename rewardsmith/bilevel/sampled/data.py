@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
+from ...preferences.models import Judgement
+
 
 @runtime_checkable
 class Policy(Protocol):
@@ -75,7 +77,7 @@ class LabelledClips(eqx.Module):
 
     Attributes:
         observations, actions, valid: false in `valid` behind the end of the episode.
-        label: what the teacher said; None where the loss knows itself.
+        label: what the teacher said, B numbers or a `Judgement` of B; None where the loss knows itself.
         log_prob: of the clip's actions under the policy that took them, where it was wanted.
         branches: where they were wanted.
         importance: weights that make the tuples stand for those of another policy; None: 1.
@@ -84,7 +86,7 @@ class LabelledClips(eqx.Module):
     observations: Shaped[Array, "B I L ..."]
     actions: Shaped[Array, "B I L ..."]
     valid: Bool[Array, "B I L"]
-    label: Float[Array, " B"] | None
+    label: Float[Array, " B"] | Judgement | None
     log_prob: Float[Array, "B I H"] | None = None
     branches: Branches | None = None
     importance: Float[Array, " B"] | None = None
