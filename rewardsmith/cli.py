@@ -101,6 +101,8 @@ def label(
     port: int = 8765,
     count: int = 64,
     clips: Path | None = None,
+    minari: str | None = None,
+    clip_length: int = 25,
     instruction: str | None = None,
     add_labeller: str | None = None,
     role: str = "labeller",
@@ -117,11 +119,13 @@ def label(
     come. Any other run that was trained with --film-clips gets a store with its newest comparisons.
 
     Args:
-        place: folder of a run, folder of a store, or postgresql:// URL.
+        place: folder of a run, folder of a store (a new one with --minari), or postgresql:// URL.
         host: address to listen at; one that others can reach needs labellers with tokens.
         port: 0: any that is free.
-        count: of a run that a synthetic teacher taught: comparisons to ask people about.
+        count: of a run that a synthetic teacher taught, or of --minari: pairs to ask people about.
         clips: folder of the clips of a database.
+        minari: id of a Minari dataset of this machine; asks about clips of it.
+        clip_length: steps of a clip of --minari.
         instruction: text above the clips: what is better?
         add_labeller: make a labeller of this name, print the token, which is shown once, and end.
         role: of that labeller: labeller or owner.
@@ -133,10 +137,13 @@ def label(
         tls_key: PEM file.
     """
     from .label import serve
-    from .runs.labels import manage, open_for_labels
+    from .runs.labels import ask_minari, manage, open_for_labels
 
     with contextlib.ExitStack() as held:
-        store, run = open_for_labels(place, count, clips)
+        if minari is not None:
+            store, run = ask_minari(place, minari, count, clip_length, clips), None
+        else:
+            store, run = open_for_labels(place, count, clips)
         held.enter_context(contextlib.closing(store))
         if manage(store, instruction, add_labeller, role, revoke, export, import_):
             return

@@ -83,11 +83,15 @@ def test_the_seed_decides(tmp_path, dataset):
 
 
 def test_a_film_can_be_made_of_what_is_there(store, dataset):
-    def film(observations, actions, path):
-        path.write_bytes(f"{observations.shape} {actions.shape}".encode())
+    def film(excerpt, path):
+        # What an action led to is the observation behind it.
+        np.testing.assert_array_equal(excerpt.observations[:, 1], 1 - excerpt.actions[:, 0])
+        path.write_bytes(f"{excerpt.start} {len(excerpt.actions)} {excerpt.seed}".encode())
 
     (number,) = pairs_from_minari(store, DATASET, count=1, length=3, seed=0, film=film)
-    assert store.clip(store.question(number).first).film.read_text() == "(3, 2) (3, 1)"
+    clip = store.question(number).first
+    start = int(store.load_clip(clip)["observations"][0, 1])
+    assert store.clip(clip).film.read_text() == f"{start} {start + 3} None"
 
 
 @pytest.mark.parametrize("name", ["tests/line/other-v0", "nothing-v1"])

@@ -8,6 +8,7 @@ from .base import VectorEnv as VectorEnv
 from .clip_film import ClipFilmer as ClipFilmer
 from .clip_film import clip_frames as clip_frames
 from .clip_film import film_clip as film_clip
+from .episode_film import film_excerpt as film_excerpt
 from .film import film as film
 from .fork import Forked as Forked
 from .fork import fork as fork

@@ -59,7 +59,8 @@ def _fitted(name: str, arrays: Mapping[str, np.ndarray], kept: np.ndarray, horiz
     """One array of a clip, cut or filled to the length that the queue keeps."""
     needed, found = kept.shape[2:], arrays.get(name)
     missing = 0 if found is None else needed[0] - len(found)
-    if found is None or found.dtype != kept.dtype or found.shape[1:] != needed[1:]:
+    fits = found is not None and found.dtype == kept.dtype and found.shape[1:] == needed[1:]
+    if found is None or not fits or "valid" not in arrays:
         raise InputError(f"the store holds clips of another task ({name} do not fit): give another --store")
     if len(arrays["valid"]) < horizon or not arrays["valid"][:horizon].all():
         raise InputError(

@@ -1,9 +1,19 @@
 """What ``rewardsmith label`` opens: the store of a run, or one by itself."""
 
+import contextlib
 from pathlib import Path
 
 from .._core import InputError
-from ..preferences.store import Role, Store, export_parquet, import_parquet
+from ..envs import film_excerpt
+from ..preferences.store import (
+    Excerpt,
+    Role,
+    Store,
+    export_parquet,
+    import_parquet,
+    load_minari,
+    pairs_from_minari,
+)
 from .clips import ask_people
 from .config import TrainConfig
 from .folder import RunFolder
@@ -42,6 +52,39 @@ def open_for_labels(place: str, count: int, clips: Path | None = None) -> tuple[
     if counts.open + counts.answered + counts.withdrawn == 0:
         print(f"{ask_people(path, store, count)} questions from the newest comparisons of {path}")
     return store, folder.path
+
+
+def ask_minari(place: str, dataset_id: str, count: int, length: int, clips: Path | None = None) -> Store:
+    """A store with `count` questions about clips of a Minari dataset of this machine, filmed.
+
+    Args:
+        place: folder of the store, or a postgresql:// URL; made where there is none.
+        dataset_id: such as "mujoco/hopper/medium-v0".
+        count: pairs.
+        length: H, steps of a clip.
+        clips: folder of the clips, for a URL.
+
+    Raises:
+        InputError: as `pairs_from_minari`, or its episodes cannot be played again from their seeds.
+    """
+    dataset = load_minari(dataset_id)
+    try:
+        env = dataset.recover_environment(render_mode="rgb_array")
+    except Exception as error:
+        raise InputError(
+            f"the environment of {dataset_id} cannot be made here ({error}): install it"
+        ) from error
+
+    def film(excerpt: Excerpt, path: Path) -> None:
+        if excerpt.seed is None:
+            raise InputError(f"{dataset_id} does not tell its episodes' seeds: its clips cannot be filmed")
+        film_excerpt(env, excerpt.seed, excerpt.actions, excerpt.observations, excerpt.start, path)
+
+    store = Store.open(place if "://" in place else Path(place), clips=clips)
+    with contextlib.closing(env):
+        numbers = pairs_from_minari(store, dataset_id, count=count, length=length, seed=0, film=film)
+    print(f"{len(numbers)} questions about clips of {dataset_id}")
+    return store
 
 
 def manage(

@@ -3,6 +3,8 @@
 from .answering import NotYours as NotYours
 from .exchange import export_parquet as export_parquet
 from .exchange import import_parquet as import_parquet
+from .minari_pairs import Excerpt as Excerpt
+from .minari_pairs import load_minari as load_minari
 from .minari_pairs import pairs_from_minari as pairs_from_minari
 from .records import Answer as Answer
 from .records import AuditRecord as AuditRecord

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,25 @@ from .store import Store
 
 _ID = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*-v\d+")
 
-Film = Callable[[np.ndarray, np.ndarray, Path], None]
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Steps of an episode, with what it takes to play it again.
+
+    Attributes:
+        seed: the episode was reset with it; None: not recorded.
+        actions: all from the episode's first to the excerpt's last.
+        observations: what each of them led to.
+        start: steps before the excerpt.
+    """
+
+    seed: int | None
+    actions: np.ndarray
+    observations: np.ndarray
+    start: int
+
+
+Film = Callable[[Excerpt, Path], None]
 
 
 def pairs_from_minari(
@@ -31,8 +50,7 @@ def pairs_from_minari(
         count: pairs.
         length: H, steps compared.
         seed: of the choice: the same again gives the same pairs.
-        film: writes what people see of (observations, actions) to a path, as MP4. The data alone tell no
-            simulator's state, so nothing can be filmed without it.
+        film: writes what people see of an `Excerpt` to a path, as MP4; None: nothing is filmed.
 
     Returns:
         The questions' numbers.
@@ -42,7 +60,7 @@ def pairs_from_minari(
     """
     check_number("count", count, most=10**6)
     check_number("length", length, most=10**6)
-    dataset = _load(dataset_id)
+    dataset = load_minari(dataset_id)
     places = _places(dataset, length)
     if len(places) < 2:
         raise InputError(
@@ -61,7 +79,8 @@ def pairs_from_minari(
     return store.ask(pairs)
 
 
-def _load(dataset_id: str) -> Any:
+def load_minari(dataset_id: str) -> Any:
+    """The dataset of that id on this machine; errors as of `pairs_from_minari`."""
     # The id becomes a path.
     if not _ID.fullmatch(dataset_id):
         raise InputError(f"dataset {shown(dataset_id)}: give an id such as mujoco/hopper/medium-v0")
@@ -103,7 +122,12 @@ def _add(
         raise InputError(
             "its observations or actions are no arrays: give a dataset of Box or Discrete spaces"
         )
+    (about,) = dataset.storage.get_episode_metadata([episode])
+    seed, end = about.get("seed"), start + length
+    excerpt = Excerpt(
+        None if seed is None else int(seed), data.actions[:end], data.observations[1 : end + 1], start
+    )
+    writer = None if film is None else lambda path: film(excerpt, path)
     observations, actions = data.observations[kept], data.actions[kept]
-    writer = None if film is None else lambda path: film(observations, actions, path)
     arrays = {"observations": observations, "actions": actions}
     return store.add_clip(arrays, env=env, length=length, film=writer)
