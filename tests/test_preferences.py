@@ -183,9 +183,31 @@ def test_queue_keeps_no_true_reward():
     # True rewards so large that no observation, action, label or step could be taken for one.
     first, second = random_clips(rng, 4, 1e6), random_clips(rng, 4, 1e6)
     queue.append(first, second, np.ones(4), 1)
-    assert set(queue.arrays()) == {"observations", "actions", "valid", "label", "step"}
+    assert set(queue.arrays()) == {
+        *("observations", "actions", "valid", "label", "step"),
+        *("labeller", "record"),
+    }
     assert set(queue.get_state()) == set(queue.arrays()) | {"total"}
     assert all(abs(np.asarray(array, float)).max() < 1e3 for array in queue.get_state().values())
+
+
+def test_answers_that_were_taken_back_leave_the_queue():
+    rng = np.random.default_rng(0)
+    queue = ComparisonQueue(5, HORIZON, FURTHER, (4,), (1,))
+    for numbers in ([1, 2, 3], [4, 5, 6, 7]):
+        first, second = (random_clips(rng, len(numbers)) for _ in range(2))
+        label = np.array(numbers) / 10.0
+        queue.append(first, second, label, 1, labeller=np.array(numbers) + 100, record=np.array(numbers))
+    # The ring holds 3 to 7, the oldest not in its first slot.
+    assert queue.remove([4, 7, 99]) == 2
+    assert len(queue) == queue.total == 3
+    arrays = {name: array[:3] for name, array in queue.arrays().items()}
+    assert arrays["record"].tolist() == [3, 5, 6]
+    np.testing.assert_allclose(arrays["label"], [0.3, 0.5, 0.6], rtol=1e-6)
+    assert arrays["labeller"].tolist() == [103, 105, 106]
+    assert queue.remove([]) == 0
+    queue.append(*(random_clips(rng, 3) for _ in range(2)), np.ones(3), 2, record=np.array([8, 9, 10]))
+    assert sorted(queue.arrays()["record"].tolist()) == [5, 6, 8, 9, 10]
 
 
 def test_queue_round_trip():

@@ -178,8 +178,8 @@ def test_early_ends_are_warned_of(tmp_path):
 def test_what_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     session = _Training._session
 
-    def spoil(self, first):
-        session(self, first)
+    def spoil(self):
+        session(self)
         if self.step >= 400:
             self.leader = jax.tree.map(lambda leaf: leaf * np.nan, self.leader)
 

@@ -4,7 +4,6 @@ from .clips import Clips as Clips
 from .clips import Trajectories as Trajectories
 from .clips import unstacked as unstacked
 from .comparisons import ComparisonQueue as ComparisonQueue
-from .loss import agreement as agreement
 from .loss import bradley_terry as bradley_terry
 from .schedule import comparisons_due as comparisons_due
 from .selection import SELECTIONS as SELECTIONS

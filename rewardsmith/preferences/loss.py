@@ -19,14 +19,3 @@ def bradley_terry(
     """
     difference = first - second
     return label * jax.nn.softplus(-difference) + (1.0 - label) * jax.nn.softplus(difference)
-
-
-def agreement(
-    first: Float[Array, ""], second: Float[Array, ""], label: Float[Array, ""]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(1 if the predicted order is the answered one else 0, weight): ties have weight 0.
-
-    The preference accuracy of many comparisons is Σ agreement / Σ weight.
-    """
-    weight = jnp.where(label == 0.5, 0.0, 1.0)
-    return weight * (jnp.sign(first - second) == jnp.sign(label - 0.5)), weight

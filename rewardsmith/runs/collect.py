@@ -217,19 +217,6 @@ class Collector:
             return max(self.asked, self.config.recent_batch_size)
         return self.config.recent
 
-    def draw(self, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Comparisons drawn, with replacement, from all in the queue."""
-        return self._slots(rng.integers(len(self.queue), size=count))
-
-    def draw_newest(self, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Comparisons drawn from the newest; each once, as far as there are enough."""
-        newest = min(self.recent(), len(self.queue))
-        ages = np.resize(rng.permutation(newest), count)
-        return self._slots((self.queue.total - 1 - ages) % self.queue.capacity)
-
-    def _slots(self, slots: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: array[slots] for name, array in self.compared().items()}
-
     def compared(self) -> dict[str, np.ndarray]:
         """The whole queue by name, as far as it concerns a leader."""
         return {

@@ -230,10 +230,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
                 raise InputError(f"--{_flag(name)} is {value}: give a positive number")
-        for name in ("second_term_weight", "reward_weight_decay", "agreement_margin", "answer_wait"):
+        for name in ("second_term_weight", "reward_weight_decay", "answer_wait"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise InputError(f"--{_flag(name)} is {getattr(self, name)}: give 0 or a positive number")
-        for name in ("discount", "label_smoothing", "label_error", "held_out"):
+        for name in ("discount", "label_smoothing", "label_error", "agreement_margin", "held_out"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(
                     f"--{_flag(name)} is {getattr(self, name)}: give a number from 0 up to, but not, 1"
