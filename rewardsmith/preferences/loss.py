@@ -1,7 +1,6 @@
 """Losses of preference models: how well predicted rewards explain an answer."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
