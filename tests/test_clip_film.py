@@ -155,3 +155,19 @@ def test_a_clip_that_cannot_be_filmed(env_id, settings, message, tmp_path):
     with pytest.raises(InputError, match=message):
         film_clip(env_id, {"elapsed": np.zeros(())}, np.zeros((3, 1)), tmp_path / "clip.mp4", **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_floor_goes_on_wherever_a_robot_runs():
+    env = make("HalfCheetah-v5", 1)
+    env.reset(seed=0)
+    row = {name: array[0] for name, array in env.get_state().items()}
+    shown = []
+    for metres in (0.0, 200.0, 200.6):
+        moved = {name: array.copy() for name, array in row.items()}
+        # Behind the time, the first of the positions.
+        moved["physics"][1] += metres
+        shown.append(clip_frames("HalfCheetah-v5", moved, np.zeros((1, 6), np.float32))[0])
+    # The lower part of the picture: as lively 200 m away as at the start, and it tells how far it is.
+    floors = [frame[-60:].astype(float) for frame in shown]
+    assert floors[1].std() > 0.8 * floors[0].std() > 20
+    assert abs(floors[2] - floors[1]).mean() > 10

@@ -19,6 +19,8 @@ from .single import make_single
 # Hopper takes 125 steps a second: more pictures than a screen shows.
 _FPS = 30
 _FOLLOWING_CAMERA = "track"
+# MuJoCo's mjGEOM_PLANE.
+_PLANE = 0
 
 
 def make_drawable(env_id: str, size: tuple[int, int], options: EnvOptions | None = None) -> gymnasium.Env:
@@ -38,7 +40,23 @@ def make_drawable(env_id: str, size: tuple[int, int], options: EnvOptions | None
     if is_mujoco and _FOLLOWING_CAMERA in _cameras(probe):
         kwargs["camera_name"] = _FOLLOWING_CAMERA
     probe.close()
-    return make_single(env_id, options, render_mode="rgb_array", **kwargs)
+    env = make_single(env_id, options, render_mode="rgb_array", **kwargs)
+    if is_mujoco:
+        _let_floors_go_on(env.unwrapped.model)  # pyright: ignore[reportAttributeAccessIssue]
+    return env
+
+
+def _let_floors_go_on(model: Any) -> None:
+    """Draw planes without an end, their pattern as large as before; collisions never knew one.
+
+    Gymnasium's floors end after some tens of metres, and above nothing no one can see how fast a robot is.
+    """
+    for index in np.flatnonzero(model.geom_type == _PLANE):
+        size, material = model.geom_size[index, :2], model.geom_matid[index]
+        if (size > 0).all():
+            if material >= 0:
+                model.mat_texrepeat[material] /= 2.0 * size
+            model.geom_size[index, :2] = 0.0
 
 
 def _cameras(env: gymnasium.Env) -> set[str]:
