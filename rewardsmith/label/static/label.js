@@ -244,6 +244,8 @@ function begin(person) {
   $("to-dashboard").hidden = person.role !== "owner";
   $("instruction").textContent = person.instruction || "Which film do you prefer?";
   outbox = new Outbox(person.outbox, { sent, refused, failing: (error) => connection("outbox", !!error), signedOut });
+  // Answers kept from before are on their way: their pairs may still count as ours, and are not shown again.
+  outbox.unsent().forEach((question) => answered.add(question));
   progress();
   topUp();
 }

@@ -42,6 +42,13 @@ export class Outbox {
     return true;
   }
 
+  // Questions whose answers wait here and are not to be taken back.
+  unsent() {
+    const undone = new Set(this.items.filter((one) => one.kind === "undo").map((one) => one.of));
+    const answers = this.items.filter((one) => one.kind === "answer" && !undone.has(one.body.request));
+    return answers.map((one) => one.body.question);
+  }
+
   kept() {
     try {
       const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix));
