@@ -67,7 +67,7 @@ def test_a_run_from_end_to_end(tmp_path, capsys):
         ("clips nowhere", "no run at nowhere"),
         ("train --method foo", "choose one of sobirl, stoc-sobirl, drlhf"),
         ("train --estimator two-step", "choose one of one-step, suffix"),
-        ("train --teacher nobody", "choose one of oracle, bradley-terry"),
+        ("train --teacher nobody", "choose one of human, oracle, bradley-terry"),
         ("train --backend brax", "choose one of auto, mujoco, gymnasium, ale"),
         ("train --steps -5", "--steps is -5: give a whole number of at least 1"),
         ("train --steps abc", "abc"),

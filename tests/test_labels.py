@@ -42,6 +42,8 @@ def test_a_taught_run_asks_people_about_its_newest_comparisons(run, capsys):
 def test_what_there_is_to_open(run, tmp_path):
     with pytest.raises(InputError, match="no run at"):
         open_for_labels(str(tmp_path / "nothing"), 3)
+    with pytest.raises(InputError, match="--count is 0"):
+        open_for_labels(str(run), 0)
     with pytest.raises(InputError, match="needs --clips"):
         open_for_labels("postgresql://localhost/answers", 3)
     blind = train(settings(**QUICK), tmp_path / "blind").path

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rewardsmith._core import InputError
@@ -94,12 +94,14 @@ def test_partial_return_is_bradley_terry():
 
 
 @settings(max_examples=50, deadline=None)
-@given(z=st.floats(-2e4, 2e4, width=32))
+@given(z=st.floats(-2e4, 2e4, width=32) | st.floats(-10, 10, width=32))
+@example(z=3.0)
 def test_the_normal_link_against_scipy(z):
     """In float32, where the quotient of exponentials has no digits left."""
     at = jnp.float32(z)
     exact = scipy.stats.norm.logcdf(float(at))
-    np.testing.assert_allclose(log_normal_cdf(at), exact, rtol=3e-6, atol=1e-37)
+    # A float32 knows e^{−z²/2} to fewer digits the larger z is; there the logarithm is next to 0.
+    np.testing.assert_allclose(log_normal_cdf(at), exact, rtol=3e-6, atol=1e-12)
     slope = np.exp(scipy.stats.norm.logpdf(float(at)) - exact)
     np.testing.assert_allclose(jax.grad(log_normal_cdf)(at), slope, rtol=2e-5, atol=1e-37)
 

@@ -15,7 +15,6 @@ from rewardsmith.preferences import (
     ComparisonQueue,
     Oracle,
     Trajectories,
-    agreement,
     bradley_terry,
     comparisons_due,
 )
@@ -303,17 +302,3 @@ def test_bradley_terry_loss():
     np.testing.assert_allclose(many, [0.0, 500.0], atol=1e-6)
     slope = jax.grad(bradley_terry)(*ahead, one(1.0))
     np.testing.assert_allclose(slope, 0.75 - 1.0, rtol=1e-5)
-
-
-def test_agreement():
-    one = lambda value: jnp.asarray(value, jnp.float32)  # noqa: E731
-    for first, second, label, expected in (
-        (2.0, 1.0, 1.0, (1, 1)),
-        (2.0, 1.0, 0.0, (0, 1)),
-        (1.0, 2.0, 0.0, (1, 1)),
-        (2.0, 1.0, 0.5, (0, 0)),
-        # No order predicted is no right answer, whichever the answer was.
-        (1.0, 1.0, 0.0, (0, 1)),
-        (1.0, 1.0, 1.0, (0, 1)),
-    ):
-        assert tuple(map(float, agreement(one(first), one(second), one(label)))) == expected

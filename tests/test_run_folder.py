@@ -203,7 +203,7 @@ def test_metrics_come_back_with_the_columns_of_the_schema(tmp_path):
     )
     metrics.flush()
     frame = read_metrics(tmp_path)
-    assert frame.columns[:3] == ["step", "seconds", "kind"] and len(frame.columns) == 26
+    assert frame.columns[:3] == ["step", "seconds", "kind"] and len(frame.columns) == 28
     assert frame.schema["step"] == frame.schema["comparisons"] == pl.Int64
     assert frame["true_return"].to_list() == [-3.5, None]
     assert frame["critic_loss"].to_list() == [None, 0.25]

@@ -103,7 +103,7 @@ def small_networks(monkeypatch):
     monkeypatch.setattr("rewardsmith.runs.parts.REWARD", layers)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "pebble"])
 def test_every_method_trains_on_pictures(tmp_path, method):
     folder = train(settings(env="Lamps-v0", method=method, **PICTURES), tmp_path / "run")
     rows = measured(folder)

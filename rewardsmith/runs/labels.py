@@ -32,8 +32,10 @@ def open_for_labels(place: str, count: int, clips: Path | None = None) -> tuple[
         clips: folder of the clips, for a URL.
 
     Raises:
-        InputError: none of these, or the run did not keep what films take.
+        InputError: none of these, a count below 1, or the run did not keep what films take.
     """
+    if count < 1:
+        raise InputError(f"--count is {count}: give a whole number of at least 1")
     if "://" in place:
         if clips is None:
             raise InputError("a database needs --clips, the folder of its films")

@@ -11,7 +11,9 @@ _FAR, _TERMS = -8.0, 24
 @jax.custom_jvp
 def log_normal_cdf(z: Float[Array, "*m"]) -> Float[Array, "*m"]:
     """log Φ(z), with a gradient that is right in both tails."""
-    return jax.scipy.stats.norm.logcdf(z)
+    # Above 0 Φ is nearly 1, and its logarithm would be what is left of 1 − Φ after rounding.
+    upper = jnp.log1p(-jax.scipy.stats.norm.cdf(-jnp.maximum(z, 0.0)))
+    return jnp.where(z > 0.0, upper, jax.scipy.stats.norm.logcdf(jnp.minimum(z, 0.0)))
 
 
 @log_normal_cdf.defjvp
