@@ -5,6 +5,7 @@ import pytest
 from small_runs import assert_same, killed_at, measured, settings
 
 from rewardsmith.preferences import SELECTIONS, TEACHERS
+from rewardsmith.preferences.models import PREFERENCE_MODELS
 from rewardsmith.runs import choices
 from rewardsmith.runs.choosing import Chooser
 from rewardsmith.runs.train import resume, train
@@ -15,6 +16,7 @@ CHOOSING = {"env": "Pendulum-v1", "candidates": 4, "snapshot_every": None}
 def test_the_command_line_names_what_there_is():
     assert choices.SELECTIONS == {name: found.meaning for name, found in SELECTIONS.items()}
     assert list(choices.TEACHERS) == [choices.HUMAN, *TEACHERS]
+    assert choices.PREFERENCE_MODELS == PREFERENCE_MODELS
 
 
 @pytest.mark.parametrize(

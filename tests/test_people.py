@@ -122,6 +122,16 @@ def test_a_fallback_answers_what_nobody_did(tmp_path):
     assert set(np.unique(queue["label"])) <= {0.0, 0.5, 1.0}
 
 
+def test_a_fallback_trains_nothing_that_was_held_out(tmp_path):
+    changes = {"answer_wait": 0.0, "answer_deadline": 1e-3, "fallback_teacher": "skip", "held_out": 0.5}
+    folder = train(settings(**ASKING | changes | {"leader_every": 160}), tmp_path / "run")
+    with Store.open(tmp_path / "run" / "answers") as store:
+        withdrawn = store.counts().withdrawn
+        aside = sum(store.question(number).held_out for number in range(1, withdrawn + 1))
+    assert 0 < aside < withdrawn
+    assert len(queue_of(folder)["label"]) <= withdrawn - aside
+
+
 def test_answers_given_while_it_was_stopped_count(tmp_path):
     run = tmp_path / "run"
     changes = {"answer_wait": 0.2, "checkpoint_every": 200}

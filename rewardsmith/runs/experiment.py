@@ -38,6 +38,7 @@ from ..envs import EnvSpec
 from ..preferences import Clips
 from ..preferences.models import Regret
 from ..rewards import LearnedReward
+from .choices import HUMAN
 from .collect import ActInStreams
 from .config import TrainConfig
 from .leaders import make_leader, reward_optimiser
@@ -80,7 +81,7 @@ class Experiment:
         self.judged_together = 4 if pictures else _JUDGED_TOGETHER
         self.problem, self.preference_model = make_problem(config, spec), model_of(config)
         self.leader = make_leader(config, spec.num_actions)
-        self.teacher = None if config.teacher == "human" else make_teacher(config)
+        self.teacher = None if config.teacher == HUMAN else make_teacher(config)
         self.sac = SAC(
             hidden=config.hidden,
             discount=config.discount,

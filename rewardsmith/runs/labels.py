@@ -14,6 +14,7 @@ from ..preferences.store import (
     load_minari,
     pairs_from_minari,
 )
+from .choices import HUMAN
 from .clips import ask_people
 from .config import TrainConfig
 from .folder import RunFolder
@@ -45,7 +46,7 @@ def open_for_labels(place: str, count: int, clips: Path | None = None) -> tuple[
         return Store.open(path, create=False), None
     folder = RunFolder.open(path)
     config = TrainConfig.from_json(folder.config)
-    if config.teacher == "human":
+    if config.teacher == HUMAN:
         return open_store(config, folder.path), folder.path
     if not config.films and not (store_of(config, folder.path)[1].parent / _DATABASE).is_file():
         raise InputError(f"{path} did not keep what its films take: train with --film-clips")

@@ -154,8 +154,11 @@ class PeoplesDesk(Desk):
             for side in ("first", "second")
         )
         sums = TrueReward.stack(rewards, axis=1)
-        label = self._fallback.answer(sums[0], sums[1], moment.rng)
-        collector.put(first, second, label, moment.step)
+        fallback = self._fallback.calibrated(collector.records[0].recent_true_reward)
+        label = fallback.answer(sums[0], sums[1], moment.rng)
+        # What was set aside for judging trains nothing, whoever answers it.
+        aside = np.array([question.held_out for question in questions])
+        collector.put(first, second, np.where(aside, np.nan, label), moment.step)
         self._asked += len(withdrawn)
 
     # ---- answers --------------------------------------------------------------------------------
