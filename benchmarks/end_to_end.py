@@ -11,7 +11,8 @@ from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.metrics import read_metrics
 from rewardsmith.runs.progress import Progress
-from rewardsmith.runs.train import _Training, train
+from rewardsmith.runs.train import train
+from rewardsmith.runs.training import Training
 
 from .subject import PEERS, Side, Subject
 
@@ -71,7 +72,7 @@ def build(method: str, num_envs: str = "8", session: str = "1000"):
         eval_every=10**9,
         checkpoint_every=10**9,
     )
-    training = _Training(config, RunFolder.create(Path("run"), dataclasses.asdict(config)))
+    training = Training([config], [RunFolder.create(Path("run"), dataclasses.asdict(config))])
     training.progress = Progress(config.steps)
 
     def measure(count: int) -> float:

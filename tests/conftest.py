@@ -24,10 +24,18 @@ os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(tmp_path_factory):
-    """Equal programs are compiled once for the whole session: tests train the same small run many times."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    """Equal programs are compiled once for all workers and the commands they start: tests train the same
+    small runs many times."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker is None else base.parent) / "compiled"
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 @pytest.fixture

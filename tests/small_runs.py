@@ -10,7 +10,7 @@ from rewardsmith._core.serialise import load_tree
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.metrics import read_metrics
-from rewardsmith.runs.train import _Training
+from rewardsmith.runs.training import Training
 
 SMALL = {
     "steps": 640,
@@ -51,10 +51,10 @@ def measured(folder: RunFolder):
 
 def learned(folder: RunFolder):
     """Every array of the last checkpoint but the clocks."""
-    training = _Training(TrainConfig.from_json(folder.config), folder)
+    training = Training([TrainConfig.from_json(folder.config)], [folder])
     path, _ = folder.latest_valid_checkpoint()
     assert path is not None
-    state = load_tree(path, training._state())
+    state = load_tree(path, training._state(0))
     return {name: state[name] for name in ("follower", "companions", "replay", "leader", "observation")}
 
 
@@ -67,14 +67,15 @@ def assert_same(first: RunFolder, second: RunFolder):
 @contextlib.contextmanager
 def killed_at(step: int):
     """The run inside ends at a step as a kill would: nothing is saved, metrics have run ahead."""
-    iterate = _Training._iterate
+    iterate = Training._iterate
 
     def die(self):
         if self.step == step:
-            self.recorder.flush()
+            for seat in self.seats:
+                seat.recorder.flush()
             raise RuntimeError("killed")
         iterate(self)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(_Training, "_iterate", die)
+        patch.setattr(Training, "_iterate", die)
         yield

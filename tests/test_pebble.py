@@ -9,7 +9,8 @@ from small_runs import assert_same, killed_at, measured, settings
 from rewardsmith._core import InputError
 from rewardsmith.agents import SAC, exploration_rewards, neighbour_distance
 from rewardsmith.runs.exploration import with_fresh_critics
-from rewardsmith.runs.train import _Training, resume, train
+from rewardsmith.runs.train import resume, train
+from rewardsmith.runs.training import Training
 
 
 def by_sorting(states, visited, scale, neighbours):
@@ -65,13 +66,13 @@ PEBBLE = {"env": "Pendulum-v1", "method": "pebble", "pretrain_steps": 120, "snap
 
 def test_a_run_explores_then_asks(tmp_path, monkeypatch):
     rewards = []
-    session = _Training._session
+    session = Training._session
 
     def watched(self):
         rewards.append((self.step, self.follower_updates, self.leader_updates))
         session(self)
 
-    monkeypatch.setattr(_Training, "_session", watched)
+    monkeypatch.setattr(Training, "_session", watched)
     folder = train(settings(**PEBBLE), tmp_path / "run")
     # Nothing is asked before both the random and the exploring steps are over; the policy learned meanwhile.
     assert rewards[0] == (280, 120, 0)

@@ -12,7 +12,8 @@ from rewardsmith._core import InputError
 from rewardsmith.preferences.store import Answer, Store
 from rewardsmith.runs.collect import Collector
 from rewardsmith.runs.config import TrainConfig
-from rewardsmith.runs.train import _Training, resume, train
+from rewardsmith.runs.train import resume, train
+from rewardsmith.runs.training import Training
 
 ASKING = {
     "env": "Pendulum-v1",
@@ -63,10 +64,10 @@ class Person(threading.Thread):
 
 
 def queue_of(folder):
-    training = _Training(TrainConfig.from_json(folder.config), folder)
+    training = Training([TrainConfig.from_json(folder.config)], [folder])
     training.restore()
-    assert training.collector is not None
-    queue = training.collector.queue
+    assert training.seats[0].collector is not None
+    queue = training.seats[0].collector.queue
     order = queue._order()
     return {name: array[order].copy() for name, array in queue.arrays().items()}
 
@@ -148,7 +149,7 @@ def test_answers_given_while_it_was_stopped_count(tmp_path):
 
 def test_an_answer_taken_back_leaves_the_comparisons(tmp_path, monkeypatch):
     run = tmp_path / "run"
-    session, undone = _Training._session, []
+    session, undone = Training._session, []
 
     def then_undo(self):
         session(self)
@@ -156,7 +157,7 @@ def test_an_answer_taken_back_leaves_the_comparisons(tmp_path, monkeypatch):
             with Store.open(run / "answers") as store:
                 undone.append(store.undo(1, request=str(uuid.uuid4())).undoes)
 
-    monkeypatch.setattr(_Training, "_session", then_undo)
+    monkeypatch.setattr(Training, "_session", then_undo)
     with Person(run / "answers", most=4):
         folder = train(settings(**ASKING | {"held_out": 0.0, "answer_wait": 3.0}), run)
     queue = queue_of(folder)

@@ -15,10 +15,11 @@ import pytest
 from rewardsmith._core import InputError, TrueReward
 from rewardsmith.envs import MujocoBatchEnv
 from rewardsmith.preferences import Teacher
-from rewardsmith.runs import train as train_module
+from rewardsmith.runs import seat as seat_module
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
-from rewardsmith.runs.train import Stopped, _Training, resume, train
+from rewardsmith.runs.train import Stopped, resume, train
+from rewardsmith.runs.training import Training
 from tests.small_runs import SMALL, assert_same, killed_at, learned, measured, settings
 
 
@@ -73,17 +74,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, env, method, estima
 def test_ctrl_c_saves_where_it_stopped(tmp_path, monkeypatch):
     config = settings(env="HalfCheetah-v5")
     whole = train(config, tmp_path / "whole")
-    iterate = _Training._iterate
+    iterate = Training._iterate
 
     def interrupted(self):
         iterate(self)
         if self.step == 300:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(_Training, "_iterate", interrupted)
+    monkeypatch.setattr(Training, "_iterate", interrupted)
     with pytest.raises(Stopped, match="stopped at step 300: rewardsmith train --resume"):
         train(config, tmp_path / "cut")
-    monkeypatch.setattr(_Training, "_iterate", iterate)
+    monkeypatch.setattr(Training, "_iterate", iterate)
     folder = RunFolder.open(tmp_path / "cut")
     assert folder.checkpoints()[-1].name == "step_000000300.safetensors"
     assert_same(whole, resume(folder.path))
@@ -176,14 +177,14 @@ def test_early_ends_are_warned_of(tmp_path):
 
 
 def test_what_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    session = _Training._session
+    session = Training._session
 
     def spoil(self):
         session(self)
         if self.step >= 400:
             self.leader = jax.tree.map(lambda leaf: leaf * np.nan, self.leader)
 
-    monkeypatch.setattr(_Training, "_session", spoil)
+    monkeypatch.setattr(Training, "_session", spoil)
     with pytest.raises(InputError, match="not finite"):
         train(settings(env="Pendulum-v1", method="drlhf"), tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").checkpoints()
@@ -204,5 +205,5 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_the_module_has_one_place_that_hands_out_the_true_reward():
     """The ceiling's column is filled in one line; `sac` alone reaches it."""
-    source = Path(train_module.__file__).read_text()
+    source = Path(seat_module.__file__).read_text()
     assert source.count("TrueRewardReader.CEILING") == 1

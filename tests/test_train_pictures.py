@@ -23,7 +23,8 @@ from rewardsmith.runs.config import METHODS, TrainConfig
 from rewardsmith.runs.finish import newest_checkpoint
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.presets import atari, expanded
-from rewardsmith.runs.train import _Training, resume, train
+from rewardsmith.runs.train import resume, train
+from rewardsmith.runs.seat import Seat
 from tests.small_runs import assert_same, killed_at, learned, measured, settings
 
 SIDE, FRAME_SKIP = 24, 4
@@ -195,15 +196,15 @@ def test_soft_actor_critic_learns_from_pictures(tmp_path):
 
 def test_ends_can_be_hidden_from_the_learner(tmp_path, monkeypatch):
     seen = {True: 0, False: 0}
-    transitions = _Training._transitions
+    transitions = Seat.transitions
     for hidden in seen:
 
         def counted(self, action, result, hidden=hidden):
             steps = transitions(self, action, result)
-            seen[hidden] += int(np.sum(steps.terminated))
+            seen[hidden] += int(np.sum(steps["terminated"]))
             return steps
 
-        monkeypatch.setattr(_Training, "_transitions", counted)
+        monkeypatch.setattr(Seat, "transitions", counted)
         config = settings(env="Lamps-v0", method="drlhf", hide_ends=hidden, **PICTURES)
         train(config, tmp_path / str(hidden))
     assert seen[True] == 0 < seen[False]

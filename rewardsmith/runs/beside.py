@@ -65,6 +65,11 @@ def beside(
     return leader, {"groups": groups}
 
 
+def changes_leader(experiment: Experiment) -> bool:
+    """Whether `beside` may change the leader's state."""
+    return isinstance(experiment.preference_model, Mixture)
+
+
 def belonging(log_likelihood: np.ndarray, labeller: np.ndarray) -> np.ndarray:
     """(n, K) how likely whoever gave each answer belongs to each group, by all answers of that person.
 

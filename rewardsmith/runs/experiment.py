@@ -41,6 +41,7 @@ from ..rewards import LearnedReward
 from .choices import HUMAN
 from .collect import ActInStreams
 from .config import TrainConfig
+from .lanes import Lanes
 from .leaders import make_leader, reward_optimiser
 from .parts import make_problem, make_reward, make_teacher, model_of, seen_by_networks
 from .programs import (
@@ -67,12 +68,15 @@ class Experiment:
     Args:
         config: settings.
         spec: of the environment.
+        lanes: how many runs go side by side; the calls of the loop take them all, those about one reward
+            or one policy take one.
 
     Raises:
         InputError: the method cannot learn in this environment.
     """
 
-    def __init__(self, config: TrainConfig, spec: EnvSpec):
+    def __init__(self, config: TrainConfig, spec: EnvSpec, lanes: Lanes | None = None):
+        self.lanes = lanes = Lanes(1) if lanes is None else lanes
         self.observation, self.action_size = seen_by_networks(config, spec)
         self.config, self.spec = config, spec
         pictures, self.discrete = spec.image is not None, spec.num_actions is not None
@@ -96,14 +100,16 @@ class Experiment:
             else max(1, round(config.decay_steps * config.updates_per_step)),
         )
         self.needs = Needs() if self.leader is None else self.leader.needs
-        self.act = jax.jit(partial(act_each, self.needs.log_prob))
+        self.act = jax.jit(lanes.lift(partial(act_each, self.needs.log_prob), 3))
         self.act_in_streams = jax.jit(act_in_streams)
-        self.store = jax.jit(add, donate_argnums=0)
-        self.learn = jax.jit(self._learn, donate_argnums=(0, 1))
+        self.store = jax.jit(lanes.lift(add), donate_argnums=0)
+        self.learn = jax.jit(lanes.lift(self.update), donate_argnums=(0, 1))
         self.improve = jax.jit(self._improve, donate_argnums=0)
         # Before the policy has learned anything it is no answer to x, and the second term means nothing.
         first = DRLHF(reward_optimiser(config))
-        self.lead, self.warm_up = (jax.jit(partial(self._lead, leader)) for leader in (self.leader, first))
+        self.lead, self.warm_up = (
+            jax.jit(lanes.lift(partial(self._lead, leader))) for leader in (self.leader, first)
+        )
         self.lead_once, self.warm_up_once = (
             jax.jit(partial(self._lead_once, leader)) for leader in (self.leader, first)
         )
@@ -112,8 +118,8 @@ class Experiment:
         self.explain = jax.jit(partial(explain, self.problem))
         self.group_means = jax.jit(lambda x, o, a: jnp.mean(jax.vmap(x.of_groups)(o, a), axis=0))
         self.offsets = jax.jit(self._offsets)
-        self.residual = jax.jit(self._residual)
-        self.snapshot = jax.jit(self._snapshot)
+        self.residual = jax.jit(lanes.lift(self._residual))
+        self.snapshot = jax.jit(lanes.lift(self._snapshot))
         self.divergence = jax.jit(divergence)
 
     def init(self, key: PRNGKeyArray) -> tuple[tuple[SACState, ...], LeaderState | None]:
@@ -216,7 +222,7 @@ class Experiment:
     ) -> Float[Array, "n 2"]:
         return value_offsets(x, follower, self.config.discount, observations, actions, key)
 
-    def _learn(
+    def update(
         self,
         followers: tuple[SACState, ...],
         replay: Replay,

@@ -9,6 +9,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..agents import SAC, Replay, SACState, SACStats, Transition, add, exploration_rewards, sample
 from .config import TrainConfig
+from .lanes import Lanes
 
 _VISITED = 1024
 
@@ -25,13 +26,14 @@ class Exploration:
     Args:
         sac: the follower.
         config: settings.
+        lanes: how many runs go side by side.
     """
 
-    def __init__(self, sac: SAC, config: TrainConfig):
+    def __init__(self, sac: SAC, config: TrainConfig, lanes: Lanes):
         self._sac, self._config = sac, config
-        self.learn = jax.jit(self._learn, donate_argnums=(0, 1))
+        self.learn = jax.jit(lanes.lift(self.update), donate_argnums=(0, 1))
 
-    def _learn(
+    def update(
         self, followers: tuple[SACState, ...], replay: Replay, transitions: Transition, key: PRNGKeyArray
     ) -> tuple[tuple[SACState, ...], Replay, SACStats]:
         """Store one step of all environments, then update the policy for the reward of exploring."""

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,31 @@ class RunFolder:
             return []
         matches = ((_CHECKPOINT.fullmatch(path.name), path) for path in self.checkpoints_path.iterdir())
         return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def newest_common_checkpoints(folders: Sequence[RunFolder]) -> tuple[list[Path] | None, list[str]]:
+    """The newest checkpoint that is whole in every folder, of one step; None where there is none.
+
+    Runs that train side by side may have been stopped between one's checkpoint and another's.
+
+    Returns:
+        A path for each folder, and a line for each damaged checkpoint that was skipped.
+    """
+    if len(folders) == 1:
+        path, skipped = folders[0].latest_valid_checkpoint()
+        return None if path is None else [path], skipped
+    kept = [{path.name for path in folder.checkpoints()} for folder in folders]
+    skipped = []
+    for name in sorted(set.intersection(*kept), reverse=True):
+        paths = [folder.checkpoints_path / name for folder in folders]
+        try:
+            for path in paths:
+                check_tree_file(path)
+        except InputError as error:
+            skipped.append(f"skipped checkpoint {name}: {error}")
+        else:
+            return paths, skipped
+    return None, skipped
 
 
 def _refuse_occupied(path: Path) -> None:

@@ -79,7 +79,7 @@ class DeviceMemory(Memory):
 
     def __init__(self, experiment: "Experiment", replay: Replay):
         self.experiment, self.replay = experiment, replay
-        self._exploration = Exploration(experiment.sac, experiment.config)
+        self._exploration = Exploration(experiment.sac, experiment.config, experiment.lanes)
 
     def add(self, transitions: Transition, truncated: np.ndarray) -> None:
         """See `Memory.add`."""
@@ -196,5 +196,6 @@ def make_memory(experiment: "Experiment", folder: Path) -> Memory:
     """The memory of a run whose files are in `folder`."""
     image, config = experiment.spec.image, experiment.config
     if image is None:
-        return DeviceMemory(experiment, experiment.empty_replay())
+        empty = [experiment.empty_replay() for _ in range(experiment.lanes.count)]
+        return DeviceMemory(experiment, experiment.lanes.stack(empty))
     return FrameMemory(experiment, config, image, folder if config.replay_on_disk else None)

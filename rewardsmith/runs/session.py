@@ -1,5 +1,6 @@
 """A session of the leader: its steps on the comparisons so far, for vectors and for pictures."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..agents import SACState
 from ..bilevel import LeaderState, LeaderStats
-from .beside import beside
+from .beside import beside, changes_leader
 from .collect import Collector
 from .experiment import Experiment
 from .memory import Memory
@@ -21,42 +22,55 @@ _POOL = 1024
 
 def run_session(
     experiment: Experiment,
-    leader: LeaderState,
-    collector: Collector,
-    follower: SACState,
+    leader: Any,
+    collectors: Sequence[Collector],
+    follower: Any,
     memory: Memory,
     key: PRNGKeyArray,
-    rng: np.random.Generator,
+    rngs: Sequence[np.random.Generator],
     *,
     first: bool,
-) -> tuple[LeaderState, LeaderStats, int]:
+) -> tuple[Any, Any, int]:
     """Improve the reward; the new state of the leader, its statistics, and how many steps it took.
 
     Args:
+        experiment: its programs; the leader, the follower, the key and what comes back are of all its lanes.
+        leader: `LeaderState`.
+        collectors: of each lane.
+        follower: `SACState`.
+        memory: what the follower learns from.
+        key: randomness of the compiled steps.
+        rngs: on the host, of each lane.
         first: by the first term alone, for as many steps as the settings want before the policy learns.
     """
-    config = experiment.config
+    config, lanes = experiment.config, experiment.lanes
     repeats = max(1, round(config.leader_warmup_steps / config.leader_steps)) if first else 1
-    pool = memory.pool(max(_POOL, experiment.needs.visits), rng)
-    own = collector.draw_steps(_OWN_STEPS if experiment.spec.image is None else _OWN_PICTURES, rng)
+    pool = memory.pool(max(_POOL, experiment.needs.visits), rngs[0])
+    newest = _OWN_STEPS if experiment.spec.image is None else _OWN_PICTURES
+    own = [collector.draw_steps(newest, rng) for collector, rng in zip(collectors, rngs, strict=True)]
     steps = repeats * config.leader_steps
     if experiment.spec.image is not None:
         leader, stats = _on_pictures(
-            experiment, leader, collector, follower, pool, own, key, rng, steps, first=first
+            experiment, leader, collectors[0], follower, pool, own[0], key, rngs[0], steps, first=first
         )
         return leader, stats, steps
     program, stats = experiment.warm_up if first else experiment.lead, None
     for repeat in range(repeats):
-        leader, known = beside(experiment, leader, collector, follower, own, key, first=first)
+        known = [
+            beside(experiment, *parts, first=first)
+            for parts in zip(
+                lanes.split(leader), collectors, lanes.split(follower), own, lanes.split(key), strict=True
+            )
+        ]
         leader, stats = program(
-            leader,
-            collector.compared() | known,
-            np.int32(collector.queue.total),
-            np.int32(collector.recent()),
+            lanes.stack([state for state, _ in known]) if changes_leader(experiment) else leader,
+            lanes.stack([each.compared() | more for each, (_, more) in zip(collectors, known, strict=True)]),
+            lanes.stack([np.int32(each.queue.total) for each in collectors]),
+            lanes.stack([np.int32(each.recent()) for each in collectors]),
             follower,
             pool,
-            own,
-            jax.random.fold_in(key, repeat),
+            lanes.stack(own),
+            lanes.fold_in(key, repeat),
         )
     assert stats is not None
     return leader, stats, steps

@@ -1,0 +1,163 @@
+"""One run on the host: its folder, environments, records of clips and metrics, and who it asks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._core import TrueRewardReader
+from ..agents import Policy
+from ..envs import StepResult, VectorEnv
+from .collect import Collector
+from .config import TrainConfig
+from .desks import make_desk
+from .evaluate import evaluate
+from .experiment import Experiment
+from .folder import RunFolder
+from .recorder import Recorder
+
+# Streams of randomness on the host: each use draws from default_rng((seed, stream, step)), so that no
+# generator's state needs saving and a resumed run draws what an uninterrupted one would have.
+EXPLORE, CLIPS, RESET, EVALUATE, SESSION, REPLAY, RESIDUAL, SNAPSHOT = range(8)
+
+_EARLY_ENDS = (
+    "episodes of this environment end early, and when they end tells of the true reward: "
+    "read comparisons between methods with care (clips have a fixed length and never cross an end)"
+)
+
+
+class Seat:
+    """What one run has of its own on the host; the networks and their memory are in the training loop.
+
+    Args:
+        experiment: what all seats of a training share.
+        config: this run's settings.
+        folder: this run's.
+        env: the environments it learns in, not started.
+        tell: prints a line.
+        stopping: whether the training was asked to stop.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        config: TrainConfig,
+        folder: RunFolder,
+        env: VectorEnv,
+        tell: Callable[[str], None],
+        stopping: Callable[[], bool],
+    ):
+        self.config, self.folder, self.env, self._tell = config, folder, env, tell
+        self._needs, self._seen = experiment.needs, experiment.seen
+        self.observation = env.reset(config.seed)
+        self.collector, self.desk = None, None
+        if config.learns_reward:
+            self.collector = Collector(config, experiment.needs, env)
+            self.desk = make_desk(experiment, folder.path, tell, stopping)
+        self.recorder = Recorder(folder.metrics_path)
+
+    def rng(self, stream: int, step: int) -> np.random.Generator:
+        """All randomness of one use on the host."""
+        return np.random.default_rng((self.config.seed, stream, step))
+
+    @property
+    def compared(self) -> int:
+        """Comparisons that were answered so far."""
+        return 0 if self.collector is None else self.collector.queue.total
+
+    def act(
+        self, action: np.ndarray, log_prob: np.ndarray | None
+    ) -> tuple[StepResult, dict[str, np.ndarray]]:
+        """Step the environments; what came of it, and the arrays of its transitions by name.
+
+        Args:
+            action: (N, ...) of the policy.
+            log_prob: (N,), where the leader wants it.
+        """
+        before = {} if self.collector is None else self.collector.before(self.env)
+        result = self.env.step(self.env.spec.from_policy(action))
+        if log_prob is not None and self._needs.log_prob:
+            before["log_prob"] = log_prob
+        transitions = self.transitions(action, result)
+        self.record(self.observation, action, result, before)
+        self.observation = result.observation
+        return result, transitions
+
+    def record(
+        self, observation: np.ndarray, action: np.ndarray, result: StepResult, extras: dict[str, np.ndarray]
+    ) -> None:
+        """One step of all environments into the record from which clips are cut."""
+        if self.collector is None:
+            return
+        ended = result.terminated | result.truncated
+        self.collector.append(observation, action, ended, result.reward, extras)
+        if result.terminated.any() and self.folder.warn(_EARLY_ENDS):
+            self._tell(f"warning: {_EARLY_ENDS}")
+
+    def transitions(self, action: np.ndarray, result: StepResult) -> dict[str, np.ndarray]:
+        """What the learner stores of a step."""
+        hidden = self.config.hide_ends and self.config.learns_reward
+        arrays = {
+            "observation": self._seen(self.observation),
+            "action": action,
+            "next_observation": self._seen(result.next_observation),
+            "terminated": np.zeros_like(result.terminated) if hidden else result.terminated,
+        }
+        if not self.config.learns_reward:
+            arrays["true_reward"] = result.reward.reveal(TrueRewardReader.CEILING).astype(np.float32)
+        return arrays
+
+    def evaluate(self, policy: Policy, judged: VectorEnv, step: int) -> dict[str, float]:
+        """The policy under the true reward, in environments for it: columns of the metrics."""
+        seed = int(self.rng(EVALUATE, step).integers(2**31))
+        found = evaluate(policy, judged, seed, sampled=self.config.eval_sampled)
+        return {
+            "true_return": float(found.returns.mean()),
+            "true_return_std": float(found.returns.std()),
+            "episode_length": float(found.lengths.mean()),
+        }
+
+    def start_anew(self, step: int) -> None:
+        """Reset environments that cannot be restored, as a resumed run does, so that both go on alike."""
+        self.observation = self.env.reset(int(self.rng(RESET, step).integers(2**31)))
+        if self.collector is not None:
+            self.collector.cut()
+
+    # ---- stop and go on -------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """All that changes, for a checkpoint."""
+        state: dict[str, Any] = {"observation": self.observation, "recorder": self.recorder.get_state()}
+        if self.env.restorable:
+            state["env"] = self.env.get_state()
+        if self.collector is not None:
+            state["collector"] = self.collector.get_state()
+        if self.desk is not None:
+            state["desk"] = self.desk.get_state()
+        return state
+
+    def set_state(self, state: dict[str, Any], step: int) -> None:
+        """Put back what `get_state` gave at `step`, and forget the metrics recorded since."""
+        self.observation = state["observation"]
+        if self.env.restorable:
+            self.env.set_state(state["env"])
+        else:
+            self.env.reset(int(self.rng(RESET, step).integers(2**31)))
+        if self.collector is not None:
+            self.collector.set_state(state["collector"])
+        if self.desk is not None:
+            self.desk.set_state(state["desk"])
+        self.recorder.set_state(state["recorder"])
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint, the metrics and the comparisons."""
+        self.recorder.flush()
+        self.folder.save_checkpoint(step, state)
+        if self.collector is not None:
+            self.collector.queue.write_parquet(self.folder.comparisons_path)
+
+    def close(self) -> None:
+        """Release environments and store."""
+        for part in (self.env, self.collector, self.desk):
+            if part is not None:
+                part.close()
