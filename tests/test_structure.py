@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "problems": BELOW_PROBLEM | {"problem", "upper_losses"},
     "label": {"preferences", "_core"},
     "runs": ALL,
-    "cli": ALL,
+    "cli_sweep": {"runs", "_core"},
+    "cli": ALL | {"cli_sweep"},
     "__main__": {"cli"},
     # The face re-exports.
     "__init__": ALL,
@@ -53,6 +54,8 @@ WITHOUT_JAX = (
     "label/",
     "envs/",
 )
+# But for worlds that run inside compiled programs, which are imported when one is asked for.
+WITH_JAX = "envs/native/"
 
 
 def room_of(name):
@@ -101,9 +104,19 @@ def test_the_rule_can_fail():
 
 def test_records_do_not_need_jax():
     for name, path in MODULES.items():
-        if name.startswith(WITHOUT_JAX):
+        if name.startswith(WITHOUT_JAX) and not name.startswith(WITH_JAX):
             first = {imported.split(".")[0] for imported in imports(name, path.read_text())}
             assert not first & {"jax", "jaxlib", "equinox", "optax"}, name
+
+
+def test_native_worlds_are_imported_only_when_one_is_asked_for():
+    for name, path in MODULES.items():
+        if name.startswith("envs/") and not name.startswith(WITH_JAX):
+            at_once = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+            found = imports(name, "\n".join(map(ast.unparse, at_once)))
+            assert not [imported for imported in found if imported.startswith("rewardsmith.envs.native")], (
+                name
+            )
 
 
 @pytest.mark.parametrize("folder", ["rewardsmith", "tests", "benchmarks", "examples"])

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from .._core import write_atomically
+from .._core import InputError, write_atomically
 from ._video import draw as _draw
 from ._video import encoder, pace
 from ._video import make_drawable as _make_drawable
 from ._video import windowless as _windowless
 from .base import env_seeds
-from .options import EnvOptions
+from .options import EnvOptions, is_native
 from .single import read_spec, to_native
 
 
@@ -43,6 +43,8 @@ def film(
     Raises:
         InputError: unknown environment, or it cannot be drawn or encoded here.
     """
+    if is_native(env_id):
+        raise InputError(f"{env_id} is written in JAX and draws no pictures")
     with _windowless():
         env = _make_drawable(env_id, size, options)
         try:

@@ -8,15 +8,15 @@ from .base import VectorEnv
 from .gymnasium_env import GymnasiumEnv
 from .mujoco_batch import MujocoBatchEnv
 from .mujoco_tasks import TASKS
-from .options import EnvOptions
+from .options import EnvOptions, is_native
 
-_BACKENDS = ("auto", "mujoco", "gymnasium", "ale")
+_BACKENDS = ("auto", "mujoco", "gymnasium", "ale", "native")
 
 
 def make(
     env_id: str,
     num_envs: int,
-    backend: Literal["auto", "mujoco", "gymnasium", "ale"] = "auto",
+    backend: Literal["auto", "mujoco", "gymnasium", "ale", "native"] = "auto",
     *,
     num_threads: int = 1,
     options: EnvOptions | None = None,
@@ -27,11 +27,13 @@ def make(
     its settings leave no chance.
 
     Args:
-        env_id: a Gymnasium id such as ``"HalfCheetah-v5"`` or ``"ALE/BeamRider-v5"``.
+        env_id: a Gymnasium id such as ``"HalfCheetah-v5"`` or ``"ALE/BeamRider-v5"``, or a native name such
+            as ``"gymnax/Pendulum-v1"``, ``"brax/halfcheetah"`` or ``"playground/CheetahRun"``.
         num_envs: N.
         backend: "mujoco": all physics in one batch, for the tasks of `mujoco_tasks.TASKS`; "ale": ALE's own
-            threads, for Atari games, not restorable; "gymnasium": any task; "auto": the batch where there
-            is one, else "gymnasium".
+            threads, for Atari games, not restorable; "native": worlds inside compiled programs, for native
+            names; "gymnasium": any other task; "auto": "native" for its names, the batch where there is
+            one, else "gymnasium".
         num_threads: threads of "mujoco" and "ale"; 0: one for each processor.
         options: of the observations and of Atari games; None: the defaults.
 
@@ -41,6 +43,12 @@ def make(
     options = EnvOptions() if options is None else options
     if backend not in _BACKENDS:
         raise InputError(f"unknown backend {backend!r}: choose one of {', '.join(_BACKENDS)}")
+    if is_native(env_id):
+        return _make_native(env_id, num_envs, backend, options)
+    if backend == "native":
+        raise InputError(
+            f"{env_id} is not native: give a name such as gymnax/Pendulum-v1, or use backend='auto'"
+        )
     if backend == "ale":
         return AtariBatchEnv(env_id, num_envs, num_threads, options)
     if backend == "gymnasium" or (backend == "auto" and (env_id not in TASKS or _needs_gymnasium(options))):
@@ -50,6 +58,18 @@ def make(
             f"clip_rewards and frame_stack are not for {env_id} in one batch: use backend='gymnasium'"
         )
     return MujocoBatchEnv(env_id, num_envs, num_threads)
+
+
+def _make_native(env_id: str, num_envs: int, backend: str, options: EnvOptions) -> VectorEnv:
+    if backend not in ("auto", "native"):
+        raise InputError(f"{env_id} runs by backend 'native' only: leave out backend={backend!r}")
+    if _needs_gymnasium(options):
+        raise InputError(f"clip_rewards and frame_stack are not for {env_id}: leave them out")
+    # The rest of this room does without JAX.
+    from .native import NativeVectorEnv, make_native
+
+    env = make_native(env_id, flatten_observations=options.flatten_observations)
+    return NativeVectorEnv(env, num_envs)
 
 
 def _needs_gymnasium(options: EnvOptions) -> bool:

@@ -6,12 +6,18 @@ from typing import Literal
 from .._core import InputError
 
 _ATARI = "ALE/"
+_NATIVE = ("gymnax/", "brax/", "playground/")
 _ATARI_STACK = 4
 
 
 def is_atari(env_id: str) -> bool:
     """Whether the id is one of the Arcade Learning Environment's, such as ``"ALE/BeamRider-v5"``."""
     return env_id.startswith(_ATARI)
+
+
+def is_native(env_id: str) -> bool:
+    """Whether the id names an environment written in JAX, such as ``"gymnax/Pendulum-v1"``."""
+    return env_id.startswith(_NATIVE)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a run collects for its leader: trajectories, comparisons, clips of the policy of now, branches."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from .._core import InputError, TrueReward, TrueRewardReader, stacked
 from ..bilevel import Needs
 from ..envs import VectorEnv, fork
+from ..envs.options import is_native
 from ..preferences import Clips, ComparisonQueue, Teacher, Trajectories, comparisons_due, unstacked
 from .config import TrainConfig
 from .parts import make_env
@@ -29,6 +30,8 @@ Choose = Callable[[int, Clips, Clips], np.ndarray]
 def check_roll_outs(config: TrainConfig, needs: Needs, env: VectorEnv) -> None:
     """`InputError` unless the roll-outs that `needs` and fresh clips take can be played in `env`."""
     fresh = config.clip_length + needs.further if config.clips == "fresh" else 0
+    if config.films and is_native(config.env):
+        raise InputError(f"{config.env} has no pictures of clips: leave out --film-clips and --teacher human")
     if config.films and not env.restorable:
         what = "--film-clips" if config.film_clips else "--teacher human"
         raise InputError(
@@ -69,11 +72,11 @@ class Collector:
         kinds = (np.uint8 if image else np.float32, np.float32 if spec.num_actions is None else np.int32)
         self.envs_each = config.num_envs // needs.policies
         rolls_out = bool(needs.branches) or config.clips == "fresh"
-        self._keeps_states = rolls_out or config.films
+        self.keeps_states = rolls_out or config.films
         extras = {}
         if needs.log_prob:
             extras["log_prob"] = np.zeros(self.envs_each, np.float32)
-        if self._keeps_states:
+        if self.keeps_states:
             states = env.get_state().items()
             extras |= {_STATE + name: array[: self.envs_each] for name, array in states}
         # Roll-outs may start at any step of a clip for branches, else at the first: a game's state is large.
@@ -122,9 +125,14 @@ class Collector:
 
     def before(self, env: VectorEnv) -> dict[str, np.ndarray]:
         """What must be read of the environments before they step."""
-        if not self._keeps_states:
+        if not self.keeps_states:
             return {}
-        return {_STATE + name: array for name, array in env.get_state().items()}
+        return self.named(env.get_state())
+
+    @staticmethod
+    def named(states: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The simulator's states among the extras of a record."""
+        return {_STATE + name: array for name, array in states.items()}
 
     def append(
         self,

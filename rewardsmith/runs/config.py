@@ -27,7 +27,8 @@ class TrainConfig:
     """Settings of one run. Everything random follows from `seed`."""
 
     env: str = "HalfCheetah-v5"
-    """Any Gymnasium id with vectors or pictures to see and continuous or discrete actions."""
+    """Any Gymnasium id with vectors or pictures to see and continuous or discrete actions; or a world in JAX:
+    gymnax/ID, brax/NAME or playground/NAME."""
     method: str = "sobirl"
     """sobirl, stoc-sobirl, drlhf, hpgd, bc-hg, pbrl, parl, itd or sac."""
     steps: int = 100_000
@@ -190,7 +191,10 @@ class TrainConfig:
     num_envs: int = 8
     """Copies of the environment stepped together."""
     backend: str = "auto"
-    """mujoco (one batch of simulations), ale (Atari's own threads), gymnasium, or auto."""
+    """mujoco (one batch of simulations), ale (Atari's own threads), native (worlds in JAX), gymnasium, or
+    auto."""
+    fused: bool = True
+    """Environments written in JAX: step, act and learn in one compiled program; else step from the host."""
     eval_every: int = 5000
     """Environment steps between two evaluations under the true reward."""
     eval_episodes: int = 5
@@ -213,7 +217,7 @@ class TrainConfig:
         _one_of("selection", self.selection, SELECTIONS)
         _one_of("preference-model", self.preference_model, PREFERENCE_MODELS)
         _one_of("fallback-teacher", self.fallback_teacher, ("none", *(t for t in TEACHERS if t != HUMAN)))
-        _one_of("backend", self.backend, ("auto", "mujoco", "gymnasium", "ale"))
+        _one_of("backend", self.backend, ("auto", "mujoco", "gymnasium", "ale", "native"))
         _one_of("image_layout", self.image_layout, ("auto", "hwc", "chw"))
         _one_of("reward_output", self.reward_output, REWARD_OUTPUTS)
         _one_of("reward_norm", self.reward_norm, REWARD_NORMS)

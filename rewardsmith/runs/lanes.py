@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Key
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Lanes:
         """What each lane has of it."""
         return [self.of(tree, lane) for lane in range(self.count)]
 
-    def fold_in(self, key: PRNGKeyArray, data: int) -> PRNGKeyArray:
+    def fold_in(self, key: Key[Array, "*lanes"], data: int) -> Key[Array, "*lanes"]:
         """`jax.random.fold_in` for the key of each lane."""
         return self.lift(jax.random.fold_in, 1)(key, np.uint32(data))
 

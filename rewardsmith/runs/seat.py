@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core import TrueRewardReader
+from .._core import TrueReward, TrueRewardReader
 from ..agents import Policy
 from ..envs import StepResult, VectorEnv
 from .collect import Collector
@@ -14,6 +14,7 @@ from .desks import make_desk
 from .evaluate import evaluate
 from .experiment import Experiment
 from .folder import RunFolder
+from .fused import Steps
 from .recorder import Recorder
 
 # Streams of randomness on the host: each use draws from default_rng((seed, stream, step)), so that no
@@ -48,7 +49,7 @@ class Seat:
         stopping: Callable[[], bool],
     ):
         self.config, self.folder, self.env, self._tell = config, folder, env, tell
-        self._needs, self._seen = experiment.needs, experiment.seen
+        self._experiment = experiment
         self.observation = env.reset(config.seed)
         self.collector, self.desk = None, None
         if config.learns_reward:
@@ -65,6 +66,15 @@ class Seat:
         """Comparisons that were answered so far."""
         return 0 if self.collector is None else self.collector.queue.total
 
+    def explore(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Uniformly random actions at `step`, and their log-probabilities or log-densities."""
+        return self._experiment.explore(self.rng(EXPLORE, step))
+
+    def explore_ahead(self, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same of `count` iterations from `step` on, (count, N, ...)."""
+        drawn = [self.explore(step + index * self.config.num_envs) for index in range(count)]
+        return np.stack([action for action, _ in drawn]), np.stack([likely for _, likely in drawn])
+
     def act(
         self, action: np.ndarray, log_prob: np.ndarray | None
     ) -> tuple[StepResult, dict[str, np.ndarray]]:
@@ -76,31 +86,51 @@ class Seat:
         """
         before = {} if self.collector is None else self.collector.before(self.env)
         result = self.env.step(self.env.spec.from_policy(action))
-        if log_prob is not None and self._needs.log_prob:
+        if log_prob is not None and self._experiment.needs.log_prob:
             before["log_prob"] = log_prob
         transitions = self.transitions(action, result)
-        self.record(self.observation, action, result, before)
+        self._record(self.observation, action, result.reward, result.terminated, result.truncated, before)
         self.observation = result.observation
         return result, transitions
 
-    def record(
-        self, observation: np.ndarray, action: np.ndarray, result: StepResult, extras: dict[str, np.ndarray]
+    def record(self, steps: Steps | None, count: int) -> None:
+        """The first `count` of a fused loop's steps into the record from which clips are cut."""
+        if steps is None or self.collector is None:
+            return
+        reward = steps.reward.sealed()
+        extras = self.collector.named(steps.states)
+        if steps.log_prob is not None:
+            extras["log_prob"] = np.asarray(steps.log_prob)
+        seen = (steps.observation, steps.action, steps.terminated, steps.truncated)
+        observation, action, terminated, truncated = (np.asarray(array) for array in seen)
+        for index in range(count):
+            own = {name: array[index] for name, array in extras.items()}
+            self._record(
+                observation[index], action[index], reward[index], terminated[index], truncated[index], own
+            )
+
+    def _record(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        reward: TrueReward,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        extras: dict[str, np.ndarray],
     ) -> None:
-        """One step of all environments into the record from which clips are cut."""
         if self.collector is None:
             return
-        ended = result.terminated | result.truncated
-        self.collector.append(observation, action, ended, result.reward, extras)
-        if result.terminated.any() and self.folder.warn(_EARLY_ENDS):
+        self.collector.append(observation, action, terminated | truncated, reward, extras)
+        if terminated.any() and self.folder.warn(_EARLY_ENDS):
             self._tell(f"warning: {_EARLY_ENDS}")
 
     def transitions(self, action: np.ndarray, result: StepResult) -> dict[str, np.ndarray]:
         """What the learner stores of a step."""
         hidden = self.config.hide_ends and self.config.learns_reward
         arrays = {
-            "observation": self._seen(self.observation),
+            "observation": self._experiment.seen(self.observation),
             "action": action,
-            "next_observation": self._seen(result.next_observation),
+            "next_observation": self._experiment.seen(result.next_observation),
             "terminated": np.zeros_like(result.terminated) if hidden else result.terminated,
         }
         if not self.config.learns_reward:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from ..agents import SACState
 from ..bilevel import LeaderState, LeaderStats
@@ -26,7 +26,7 @@ def run_session(
     collectors: Sequence[Collector],
     follower: Any,
     memory: Memory,
-    key: PRNGKeyArray,
+    key: Key[Array, "*lanes"],
     rngs: Sequence[np.random.Generator],
     *,
     first: bool,

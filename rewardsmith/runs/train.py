@@ -60,6 +60,11 @@ def resume(path: Path | str) -> RunFolder:
     return folder
 
 
+def resume_all(path: Path | str) -> list[RunFolder]:
+    """Go on with the run in folder `path`, or with all seeds in it."""
+    return resume_seeds(path) if seed_folders(path) else [resume(path)]
+
+
 def resume_seeds(path: Path | str) -> list[RunFolder]:
     """Go on with the runs that `train_seeds` made in `path`, side by side, as `resume`.
 

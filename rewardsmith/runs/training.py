@@ -19,11 +19,12 @@ from .config import TrainConfig
 from .experiment import Experiment
 from .exploration import with_fresh_critics
 from .folder import RunFolder, newest_common_checkpoints
+from .fused import LONGEST, FusedLoop, make_fused
 from .lanes import Lanes
-from .memory import make_memory
+from .memory import DeviceMemory, make_memory
 from .parts import make_env
 from .progress import Progress
-from .seat import CLIPS, EXPLORE, REPLAY, RESIDUAL, SESSION, SNAPSHOT, Seat
+from .seat import CLIPS, REPLAY, RESIDUAL, SESSION, SNAPSHOT, Seat
 from .session import run_session
 from .signals import on_signal
 
@@ -61,6 +62,7 @@ class Training:
             Seat(self.experiment, own, folder, env, self._tell, self._stopping)
             for own, folder, env in zip(configs, folders, envs, strict=True)
         ]
+        self.fused = make_fused(self.experiment, envs[0], self.seats[0].collector)
         self.chooser = None if self.leader is None else Chooser(self.experiment)
         self.step = self.follower_updates = self.leader_updates = 0
         self.stop_requested = False
@@ -99,6 +101,8 @@ class Training:
         ):
             for seat in self.seats:
                 held.callback(seat.close)
+            if self.fused is not None:
+                self.fused.enter([seat.env for seat in self.seats])
             while self.step < config.steps:
                 self._iterate()
                 if self._crossed(config.eval_every) or self.step >= config.steps:
@@ -112,7 +116,41 @@ class Training:
                     self._stop()
 
     def _iterate(self) -> None:
-        """One step of all environments, the updates that go with it, and a session if one is due."""
+        """Steps of all environments, the updates that go with them, and a session if one is due."""
+        if self.fused is None:
+            self._step()
+        else:
+            self._steps(self.fused)
+        self._lead_if_due()
+
+    def _steps(self, fused: FusedLoop) -> None:
+        """As many steps as there are until something is due, in one call."""
+        started, count, drawn = time.monotonic(), self._until_due(), None
+        phase = "exploring" if self.unsupervised else "learning" if self.learning else "random"
+        if phase == "random":
+            drawn = [seat.explore_ahead(self.step, LONGEST) for seat in self.seats]
+        assert isinstance(self.memory, DeviceMemory)
+        keys = (self.act_key, self.learn_key)
+        self.followers, recorded, stats = fused.advance(
+            phase, self.followers, self.memory, self.leader, keys, drawn, self.step, count
+        )
+        for seat, own in zip(self.seats, recorded, strict=True):
+            seat.record(own, count)
+        self.step += count * self.config.num_envs
+        if phase != "random":
+            self._learned(stats, count)
+        self._spend("learner", time.monotonic() - started)
+
+    def _until_due(self) -> int:
+        """Iterations until an evaluation, a session, a checkpoint or another phase."""
+        config = self.config
+        every = (config.eval_every, config.leader_every, config.checkpoint_every, config.snapshot_every)
+        due = [often * (self.step // often + 1) for often in every if often]
+        due += [end for end in (config.random_steps, config.first_session, config.steps) if end > self.step]
+        return min(LONGEST, -(-(min(due) - self.step) // config.num_envs))
+
+    def _step(self) -> None:
+        """One step of all environments, and the updates that go with it."""
         unsupervised, at_random = self.unsupervised, not (self.unsupervised or self.learning)
         started = time.monotonic()
         actions, log_probs = self._actions(at_random)
@@ -147,12 +185,11 @@ class Training:
                 )
             self._learned(stats, 1)
         self._spend("learner", time.monotonic() - started)
-        self._lead_if_due()
 
     def _actions(self, at_random: bool) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
         """What each run does now, and how likely that was."""
         if at_random:
-            drawn = [self.experiment.explore(seat.rng(EXPLORE, self.step)) for seat in self.seats]
+            drawn = [seat.explore(self.step) for seat in self.seats]
             return [action for action, _ in drawn], [log_prob for _, log_prob in drawn]
         observation = self.lanes.stack([seat.observation for seat in self.seats])
         policies = tuple(follower.policy for follower in self.followers)
@@ -317,6 +354,10 @@ class Training:
             seat.set_state(state, self.step)
 
     def _checkpoint(self) -> None:
+        if self.fused is not None:
+            stand = self.fused.leave([seat.env for seat in self.seats])
+            for seat, observation in zip(self.seats, stand, strict=True):
+                seat.observation = observation
         for lane, seat in enumerate(self.seats):
             if not seat.env.restorable:
                 self.memory.cut()
