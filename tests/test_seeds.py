@@ -47,13 +47,37 @@ def test_seeds_that_were_killed_go_on_together_or_alone(together, tmp_path):
     assert resume(ahead.path).checkpoints()[-1].name == "step_000000640.safetensors"
 
 
+def test_settings_vary_side_by_side(tmp_path):
+    config = settings(env="Pendulum-v1", method="drlhf", temperature=0.1, snapshot_every=None)
+    varied = {"learning_rate": (1e-4, 1e-3), "temperature": (0.1, 0.2), "reward_learning_rate": (1e-4,)}
+    with killed_at(520):
+        train_seeds(config, tmp_path / "runs", 1, varied)
+    folders = resume_all(tmp_path / "runs")
+    assert len(folders) == 4
+    last = RunFolder.open(
+        tmp_path / "runs/seed-0-learning-rate-0.001-temperature-0.2-reward-learning-rate-0.0001"
+    )
+    alone = dataclasses.replace(config, learning_rate=1e-3, temperature=0.2, reward_learning_rate=1e-4)
+    found, wanted = measured(last), measured(train(alone, tmp_path / "alone"))
+    assert found["temperature"].drop_nulls()[-1] == pytest.approx(0.2)
+    for column in ("preference_loss", "q_mean"):
+        np.testing.assert_allclose(
+            found[column].drop_nulls().to_numpy(), wanted[column].drop_nulls().to_numpy(), rtol=0.03
+        )
+    with pytest.raises(InputError, match="only learning-rate, reward-learning-rate, temperature can differ"):
+        train_seeds(config, tmp_path / "other", 1, {"discount": (0.9, 0.99)})
+    with pytest.raises(InputError, match="cannot go beside one that is fixed"):
+        train_seeds(config, tmp_path / "other", 1, {"temperature": (None, 0.1)})
+    assert not (tmp_path / "other").exists()
+
+
 def test_what_cannot_go_side_by_side_is_refused(together, tmp_path):
     out = tmp_path / "runs"
     with pytest.raises(InputError, match="--seeds is 0"):
         train_seeds(CONFIG, out, 0)
     with pytest.raises(InputError, match="would ask people about several runs"):
         train_seeds(settings(env="HalfCheetah-v5", teacher="human"), out, 2)
-    with pytest.raises(InputError, match="--seeds is for vectors"):
+    with pytest.raises(InputError, match="are for vectors"):
         train_seeds(settings(env="ALE/Pong-v5", clip_length=5, method="drlhf"), out, 2)
     assert not out.exists()
     with pytest.raises(InputError, match="is not empty"):

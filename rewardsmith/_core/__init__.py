@@ -16,6 +16,7 @@ from .errors import InputError as InputError
 from .image import ImageSpec as ImageSpec
 from .image import stacked as stacked
 from .mlp import MLP as MLP
+from .optimiser import adam as adam
 from .solution import RESULTS as RESULTS
 from .traced_reward import TracedTrueReward as TracedTrueReward
 from .true_reward import TrueReward as TrueReward

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from .._core import ImageSpec, InputError
+from .._core import ImageSpec, InputError, adam
 from .losses import actor_loss, critic_loss, soft_target, temperature_loss
 from .networks import CategoricalPolicy, Critic, DiscreteTwinCritic, Policy, TanhGaussianPolicy, TwinCritic
 from .replay import Replay, Transition, sample
@@ -116,16 +116,16 @@ class SAC(eqx.Module):
         policy = make_policy(observation, action_size, self.hidden, key=policy_key)
         critic = make_critic(observation, action_size, self.hidden, key=critic_key)
         log_temperature = jnp.log(jnp.asarray(self.temperature or 1.0, jnp.float32))
-        adam = self._optimiser()
+        optimiser = self._optimiser()
         return SACState(
             policy=policy,
             critic=critic,
             # A copy: the caller may donate the state, and a buffer can be donated once only.
             target_critic=jax.tree.map(jnp.copy, critic),
             log_temperature=log_temperature,
-            policy_optimiser=adam.init(eqx.filter(policy, eqx.is_array)),
-            critic_optimiser=adam.init(eqx.filter(critic, eqx.is_array)),
-            temperature_optimiser=adam.init(log_temperature),
+            policy_optimiser=optimiser.init(eqx.filter(policy, eqx.is_array)),
+            critic_optimiser=optimiser.init(eqx.filter(critic, eqx.is_array)),
+            temperature_optimiser=optimiser.init(log_temperature),
             updates=jnp.zeros((), jnp.int32),
         )
 
@@ -168,7 +168,7 @@ class SAC(eqx.Module):
 
         The policy answers to the new critics; all the rest is of before the update.
         """
-        adam = self._optimiser()
+        optimiser = self._optimiser()
         temperature = state.temperature
 
         def soft_values(policy: Policy, critic: Critic, observation: Array, noise: Array):
@@ -187,13 +187,13 @@ class SAC(eqx.Module):
             return jnp.mean(jax.vmap(critic_loss)(q_values, target)), jnp.mean(q_values)
 
         (critic_value, q_mean), critic_grad = jax.value_and_grad(critic_objective, has_aux=True)(state.critic)
-        critic_step, critic_optimiser = adam.update(critic_grad, state.critic_optimiser)
+        critic_step, critic_optimiser = optimiser.update(critic_grad, state.critic_optimiser)
         critic = eqx.apply_updates(state.critic, critic_step)
 
         (policy_value, entropy), policy_grad = jax.value_and_grad(policy_objective, has_aux=True)(
             state.policy, critic
         )
-        policy_step, policy_optimiser = adam.update(policy_grad, state.policy_optimiser)
+        policy_step, policy_optimiser = optimiser.update(policy_grad, state.policy_optimiser)
 
         log_temperature, temperature_optimiser = state.log_temperature, state.temperature_optimiser
         if self.temperature is None:
@@ -201,7 +201,7 @@ class SAC(eqx.Module):
             grad = jax.grad(
                 lambda value: jnp.mean(jax.vmap(temperature_loss, (None, 0, None))(value, entropy, wanted))
             )(log_temperature)
-            step, temperature_optimiser = adam.update(grad, temperature_optimiser)
+            step, temperature_optimiser = optimiser.update(grad, temperature_optimiser)
             log_temperature = eqx.apply_updates(log_temperature, step)
 
         updates = state.updates + 1
@@ -254,7 +254,7 @@ class SAC(eqx.Module):
         rate: Any = self.learning_rate
         if self.decay_updates is not None:
             rate = optax.linear_schedule(rate, 0.0, self.decay_updates)
-        return optax.adam(rate, eps=self.adam_epsilon)
+        return adam(rate, self.adam_epsilon)
 
 
 def act(policy: Policy, observation: Shaped[Array, "n *o"], key: PRNGKeyArray) -> Shaped[Array, "n *a"]:

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..agents import (
-    SAC,
     Policy,
     Replay,
     RewardFn,
@@ -42,7 +41,7 @@ from .choices import HUMAN
 from .collect import ActInStreams
 from .config import TrainConfig
 from .lanes import Lanes
-from .leaders import make_leader, reward_optimiser
+from .leaders import make_leader, make_sac, reward_optimiser
 from .parts import make_problem, make_reward, make_teacher, model_of, seen_by_networks
 from .programs import (
     act_each,
@@ -86,19 +85,7 @@ class Experiment:
         self.problem, self.preference_model = make_problem(config, spec), model_of(config)
         self.leader = make_leader(config, spec.num_actions)
         self.teacher = None if config.teacher == HUMAN else make_teacher(config)
-        self.sac = SAC(
-            hidden=config.hidden,
-            discount=config.discount,
-            learning_rate=config.learning_rate,
-            batch_size=config.batch_size,
-            temperature=config.temperature,
-            target_entropy=config.target_entropy,
-            target_every=config.target_every,
-            adam_epsilon=config.adam_epsilon,
-            decay_updates=None
-            if config.decay_steps is None
-            else max(1, round(config.decay_steps * config.updates_per_step)),
-        )
+        self.sac = make_sac(config)
         self.needs = Needs() if self.leader is None else self.leader.needs
         self.act = jax.jit(lanes.lift(partial(act_each, self.needs.log_prob), 3))
         self.act_in_streams = jax.jit(act_in_streams)
@@ -122,19 +109,28 @@ class Experiment:
         self.snapshot = jax.jit(lanes.lift(self._snapshot))
         self.divergence = jax.jit(divergence)
 
-    def init(self, key: PRNGKeyArray) -> tuple[tuple[SACState, ...], LeaderState | None]:
-        """Fresh policies and a fresh leader (None where the reward is given)."""
-        config, spec = self.config, self.spec
+    def init(
+        self, key: PRNGKeyArray, config: TrainConfig | None = None
+    ) -> tuple[tuple[SACState, ...], LeaderState | None]:
+        """Fresh policies and a fresh leader (None where the reward is given).
+
+        Args:
+            key: all randomness.
+            config: of one lane, where lanes differ in what lies in states.
+        """
+        config, spec = self.config if config is None else config, self.spec
+        sac = make_sac(config)
         follower_key, leader_key = jax.random.split(key)
         keys = [follower_key]
         keys += [jax.random.fold_in(follower_key, which) for which in range(1, self.needs.policies)]
         followers = tuple(
-            self.sac.init(self.observation, self.action_size, discrete=self.discrete, key=own) for own in keys
+            sac.init(self.observation, self.action_size, discrete=self.discrete, key=own) for own in keys
         )
-        if self.leader is None:
+        maker = make_leader(config, spec.num_actions)
+        if self.leader is None or maker is None:
             return followers, None
         x = make_reward(config, spec, leader_key)
-        leader = self.leader.init(
+        leader = maker.init(
             x,
             jnp.zeros(spec.observation_shape, jnp.uint8 if spec.image else jnp.float32),
             jnp.zeros(spec.action_shape, jnp.int32 if self.discrete else jnp.float32),

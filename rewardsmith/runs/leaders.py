@@ -1,7 +1,9 @@
-"""From settings to a leader: one line for each method and each estimator."""
+"""From settings to follower and leader: one line for each method and each estimator."""
 
 import optax
 
+from .._core import adam
+from ..agents import SAC
 from ..bilevel import (
     DRLHF,
     Baseline,
@@ -31,9 +33,23 @@ _SHARE_OF_PENALTY = 0.3
 
 def reward_optimiser(config: TrainConfig) -> optax.GradientTransformation:
     """What turns a gradient into a step of the reward."""
-    if config.reward_weight_decay:
-        return optax.adamw(config.reward_learning_rate, weight_decay=config.reward_weight_decay)
-    return optax.adam(config.reward_learning_rate)
+    return adam(config.reward_learning_rate, weight_decay=config.reward_weight_decay)
+
+
+def make_sac(config: TrainConfig) -> SAC:
+    """The follower of a run."""
+    decay = config.decay_steps
+    return SAC(
+        hidden=config.hidden,
+        discount=config.discount,
+        learning_rate=config.learning_rate,
+        batch_size=config.batch_size,
+        temperature=config.temperature,
+        target_entropy=config.target_entropy,
+        target_every=config.target_every,
+        adam_epsilon=config.adam_epsilon,
+        decay_updates=None if decay is None else max(1, round(decay * config.updates_per_step)),
+    )
 
 
 def make_leader(config: TrainConfig, num_actions: int | None = None) -> Leader | None:

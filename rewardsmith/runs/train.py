@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from .._core import InputError
@@ -14,6 +15,9 @@ from .folder import RunFolder
 from .parts import make_env
 from .training import Stopped as Stopped
 from .training import Training
+
+# Settings in which runs of one program may differ: they lie in the states of the optimisers, or of τ.
+VARIED = ("learning_rate", "reward_learning_rate", "temperature")
 
 
 def train(config: TrainConfig, out: Path | str) -> RunFolder:
@@ -30,23 +34,65 @@ def train(config: TrainConfig, out: Path | str) -> RunFolder:
     return folder
 
 
-def train_seeds(config: TrainConfig, out: Path | str, seeds: int) -> list[RunFolder]:
-    """Run `seeds` experiments side by side in one program, seed by seed from `config.seed` on.
+def train_seeds(
+    config: TrainConfig,
+    out: Path | str,
+    seeds: int,
+    varied: Mapping[str, Sequence[float | None]] | None = None,
+) -> list[RunFolder]:
+    """Run experiments side by side in one program: `seeds` of them, from `config.seed` on, of each variation.
 
     Each is an ordinary run in a folder of its own, ``out/seed-0`` and so on, as if it had been trained
     alone, up to rounding.
 
+    Args:
+        config: settings of all.
+        out: folder of their folders.
+        seeds: how many.
+        varied: values by setting, of `VARIED`; every combination is a run.
+
     Raises:
-        InputError, Stopped: as `train`.
+        InputError, Stopped: as `train`; or a setting that cannot be varied in one program.
     """
-    _check(config, seeds)
-    configs = [dataclasses.replace(config, seed=config.seed + lane) for lane in range(seeds)]
+    grid = [dict(zip(varied or {}, values, strict=True)) for values in product(*(varied or {}).values())]
+    together = seeds * len(grid)
+    _check(config, seeds, together)
+    _check_varied(config, varied or {})
+    configs = [
+        dataclasses.replace(config, seed=config.seed + seed, **own) for own in grid for seed in range(seeds)
+    ]
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty: give another --out, or --resume {out}")
-    folders = [RunFolder.create(out / f"seed-{own.seed}", dataclasses.asdict(own)) for own in configs]
+    folders = [RunFolder.create(out / _name(own, varied or {}), dataclasses.asdict(own)) for own in configs]
     _run(folders, restored=False)
     return folders
+
+
+def start_all(
+    config: TrainConfig, out: Path | str, seeds: int, varied: Mapping[str, Sequence[float | None]]
+) -> list[RunFolder]:
+    """`train` for one seed and nothing varied, else `train_seeds`."""
+    return [train(config, out)] if seeds == 1 and not varied else train_seeds(config, out, seeds, varied)
+
+
+def _name(config: TrainConfig, varied: Iterable[str]) -> str:
+    told = [f"-{name.replace('_', '-')}-{getattr(config, name):g}" for name in varied]
+    return f"seed-{config.seed}{''.join(told)}"
+
+
+def _check_varied(config: TrainConfig, varied: Mapping[str, Sequence[float | None]]) -> None:
+    for name, values in varied.items():
+        flag = name.replace("_", "-")
+        if name not in VARIED:
+            can = ", ".join(each.replace("_", "-") for each in VARIED)
+            raise InputError(
+                f"--vary {flag}: in one program only {can} can differ: use rewardsmith sweep --vary {flag}=…"
+            )
+        if None in values:
+            raise InputError(f"--vary {flag}: a temperature that is tuned cannot go beside one that is fixed")
+        if name == "learning_rate" and config.decay_steps is not None:
+            raise InputError("--vary learning-rate: it falls with --decay-steps: leave one of them out")
 
 
 def resume(path: Path | str) -> RunFolder:
@@ -69,37 +115,39 @@ def resume_seeds(path: Path | str) -> list[RunFolder]:
     """Go on with the runs that `train_seeds` made in `path`, side by side, as `resume`.
 
     Raises:
-        InputError: there are none, or their settings differ in more than the seed.
+        InputError: there are none, or their settings differ in more than may differ in one program.
     """
     folders = seed_folders(path)
     if not folders:
         raise InputError(f"no runs at {path}: give the folder that `rewardsmith train` wrote")
     alike = [TrainConfig.from_json(folder.config) for folder in folders]
-    if any(dataclasses.replace(own, seed=alike[0].seed) != alike[0] for own in alike):
-        raise InputError(f"the runs in {path} differ in more than the seed: resume each by its own folder")
+    first = {name: getattr(alike[0], name) for name in ("seed", *VARIED)}
+    if any(dataclasses.replace(own, **first) != alike[0] for own in alike):
+        raise InputError(f"the runs in {path} are not of one program: resume each by its own folder")
     _run(folders, restored=True)
     return folders
 
 
 def seed_folders(path: Path | str) -> list[RunFolder]:
-    """The runs that `train_seeds` made in `path`, by seed; none where it is a run itself."""
+    """The runs that `train_seeds` made in `path`; none where it is a run itself."""
     if (Path(path) / "config.json").is_file():
         return []
-    found = [entry for entry in Path(path).glob("seed-*") if entry.name.removeprefix("seed-").isdigit()]
-    return [RunFolder.open(entry) for entry in sorted(found, key=lambda entry: int(entry.name[5:]))]
+    return [RunFolder.open(entry) for entry in sorted(Path(path).glob("seed-*")) if entry.is_dir()]
 
 
-def _check(config: TrainConfig, seeds: int = 1) -> None:
+def _check(config: TrainConfig, seeds: int = 1, together: int = 1) -> None:
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}: give a whole number of at least 1")
     with contextlib.closing(make_env(config, config.num_envs)) as env:
         check_roll_outs(config, Experiment(config, env.spec).needs, env)
         if config.exploring_steps and env.spec.image is not None:
             raise InputError(f"pebble explores among vectors, {config.env} has pictures: give --method drlhf")
-        if seeds > 1 and env.spec.image is not None:
-            raise InputError(f"--seeds is for vectors, {config.env} has pictures: use rewardsmith sweep")
-    if seeds > 1 and config.teacher == HUMAN:
-        raise InputError("--seeds would ask people about several runs at once: leave it out")
+        if together > 1 and env.spec.image is not None:
+            raise InputError(
+                f"--seeds and --vary are for vectors, {config.env} has pictures: use rewardsmith sweep"
+            )
+    if together > 1 and config.teacher == HUMAN:
+        raise InputError("--seeds and --vary would ask people about several runs at once: leave them out")
 
 
 def _run(folders: Sequence[RunFolder], *, restored: bool) -> None:

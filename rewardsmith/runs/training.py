@@ -37,7 +37,7 @@ class Training:
     """Runs in progress, one or several side by side: what changes is here, the mathematics in `Experiment`.
 
     Args:
-        configs: settings of each, which differ in the seed alone.
+        configs: settings of each, which differ in the seed and in `train.VARIED` alone.
         folders: of each.
     """
 
@@ -55,7 +55,7 @@ class Training:
         self.fork_key, self.residual_key = (
             self.lanes.fold_in(self.lead_key, 2**31 + index) for index in range(2)
         )
-        begun = [self.experiment.init(own[0]) for own in keys]
+        begun = [self.experiment.init(own[0], settings) for own, settings in zip(keys, configs, strict=True)]
         self.followers, self.leader = (self.lanes.stack([own[part] for own in begun]) for part in range(2))
         self.memory = make_memory(self.experiment, folders[0].path)
         self.seats = [
@@ -227,7 +227,12 @@ class Training:
             return
         if first and config.exploring_steps:
             keys = self.lanes.split(self.lanes.fold_in(self.learn_key, 2**31))
-            fresh = self.lanes.stack([self.experiment.init(key)[0] for key in keys])
+            fresh = self.lanes.stack(
+                [
+                    self.experiment.init(key, seat.config)[0]
+                    for key, seat in zip(keys, self.seats, strict=True)
+                ]
+            )
             self.followers = (with_fresh_critics(self.follower, fresh[0]), *self.followers[1:])
         residual = None if first else self._residual()
         self.leader, stats, steps = run_session(
