@@ -33,7 +33,7 @@ def subject(quick: bool) -> Subject:
         sides=tuple(sides),
         ratios=tuple(ratios),
         rounds=5 if quick else 7,
-        seconds=0.2 if quick else 0.6,
+        seconds=0.2 if quick else 0.4,
     )
 
 

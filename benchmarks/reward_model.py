@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -10,11 +11,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from rewardsmith.bilevel import DRLHF, Follower, LabelledClips, first_term, lead
+from rewardsmith.agents import TanhGaussianPolicy
+from rewardsmith.bilevel import DRLHF, Follower, LabelledClips, LeaderState, first_term, lead
 from rewardsmith.problem import BilevelProblem, PreferenceLoss, SimulatedWorld
 from rewardsmith.rewards import RewardEnsemble
 
-from .subject import PEERS, Side, Subject
+from .subject import IMITATION, PEERS, Side, Subject
 
 PACKAGES = ("rewardsmith", "jax", "equinox", "optax", "numpy")
 _OBSERVATION, _ACTION, _STEPS, _MEMBERS = 17, 6, 25, 3
@@ -25,6 +27,8 @@ def subject(quick: bool) -> Subject:
     ours = Side("one compiled call", (__name__,), {"how": "compiled"}, multiple=_SESSION)
     loop = Side("loop over pairs, JAX", (__name__,), {"how": "loop"})
     torch = Side("loop over pairs, torch", ("benchmarks.peers", "torch", "reward-model"), home=PEERS)
+    imitation = Side("imitation", ("benchmarks.peer_imitation",), home=IMITATION)
+    peers = (loop, torch, imitation)
     return Subject(
         name="reward-model",
         title="Reward model",
@@ -34,13 +38,14 @@ def subject(quick: bool) -> Subject:
             "compiled call. Peers: Python loops over the pairs of a batch, then the same Adam step. In JAX "
             "the gradient of a pair is compiled and added to the sum (checked to give the gradient of the "
             "compiled call before it is timed); in torch each member and pair is a forward pass of its own, "
-            "as published code has it, and one backward pass follows."
+            "as published code has it, and one backward pass follows. imitation: its own `EnsembleTrainer` "
+            "(AdamW) on clips with their true rewards, one batch for each member an update."
         ),
         unit="updates/s",
-        sides=(ours, loop, torch),
-        ratios=((ours.label, loop.label), (ours.label, torch.label)),
+        sides=(ours, *peers),
+        ratios=tuple((ours.label, peer.label) for peer in peers),
         rounds=5 if quick else 7,
-        seconds=1.0,
+        seconds=0.3 if quick else 0.7,
     )
 
 
@@ -59,8 +64,8 @@ def make_clips(count: int, rng: np.random.Generator) -> LabelledClips:
     )
 
 
-def make_reward(key: Array) -> RewardEnsemble:
-    return RewardEnsemble(_OBSERVATION, _ACTION, num_members=_MEMBERS, key=key)
+def make_reward(key: Array, members: int = _MEMBERS) -> RewardEnsemble:
+    return RewardEnsemble(_OBSERVATION, _ACTION, num_members=members, key=key)
 
 
 def batch_gradient(problem: BilevelProblem, x: PyTree, clips: LabelledClips, pairs: np.ndarray) -> PyTree:
@@ -82,9 +87,9 @@ class PairLoop:
         self._add_pair = add_pair
 
     def gradient(self, x: PyTree, clips: LabelledClips, pairs: np.ndarray) -> PyTree:
-        total = self._zeros(x)
+        total, labels = self._zeros(x), cast(Any, clips.label)
         for i in pairs:
-            total = self._add_pair(x, total, clips.observations[i], clips.actions[i], clips.label[i])
+            total = self._add_pair(x, total, clips.observations[i], clips.actions[i], labels[i])
         return self._mean(total, float(len(pairs)))
 
 
@@ -93,12 +98,20 @@ def build():
     rng = np.random.default_rng(0)
     clips = make_clips(_QUEUE, rng)
     loop = PairLoop(problem)
-    state = leader.init(make_reward(jax.random.key(0)))
-    follower = Follower(lambda observation: observation, jnp.asarray(0.1))  # drlhf never asks it.
+    states: dict[int, LeaderState] = {}
+
+    def start(members: int) -> LeaderState:
+        if members not in states:
+            x = make_reward(jax.random.key(0), members)
+            states[members] = leader.init(x, jnp.zeros(_OBSERVATION), jnp.zeros(_ACTION), jax.random.key(1))
+        return states[members]
+
+    policy = TanhGaussianPolicy(_OBSERVATION, _ACTION, (8,), key=jax.random.key(2))
+    follower = Follower(policy, jnp.asarray(0.1))  # drlhf never asks it.
     on_host = jax.tree.map(np.asarray, clips)  # Where a loop indexes fastest.
 
-    @jax.jit
-    def session(state, clips, call):
+    @partial(jax.jit, static_argnums=3)
+    def session(state, clips, call, steps):
         return lead(
             leader,
             problem,
@@ -107,7 +120,7 @@ def build():
             jnp.asarray(_QUEUE),
             follower,
             jax.random.fold_in(jax.random.key(0), call),
-            num_steps=_SESSION,
+            num_steps=steps,
             batch_size=_BATCH,
             recent_batch_size=_BATCH,
             recent=_BATCH,
@@ -118,19 +131,18 @@ def build():
         updates, optimiser = leader.optimiser.update(gradient, optimiser, x)
         return eqx.apply_updates(x, updates), optimiser
 
-    pairs = rng.integers(0, _QUEUE, _BATCH)
-    ours = batch_gradient(problem, state.x, clips, pairs)
-    check_equal(loop.gradient(state.x, on_host, pairs), ours)
+    pairs, x = rng.integers(0, _QUEUE, _BATCH), start(_MEMBERS).x
+    check_equal(loop.gradient(x, on_host, pairs), batch_gradient(problem, x, clips, pairs))
 
-    def measure(count: int, how: str) -> float:
+    def measure(count: int, how: str, members: int = _MEMBERS, steps: int = _SESSION) -> float:
+        reached = start(members)
         started = time.perf_counter()
-        reached = state
         if how == "compiled":
-            for call in range(count // _SESSION):
-                reached, _ = session(reached, clips, call)
+            for call in range(count // steps):
+                reached, _ = session(reached, clips, call, steps)
             jax.block_until_ready(reached)
         else:
-            x, optimiser = state.x, state.optimiser
+            x, optimiser = reached.x, reached.optimiser
             for _ in range(count):
                 gradient = loop.gradient(x, on_host, rng.integers(0, _QUEUE, _BATCH))
                 x, optimiser = step(x, optimiser, gradient)

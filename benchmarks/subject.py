@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-OURS, PEERS = "ours", "peers"
+OURS, PEERS, IMITATION = "ours", "peers", "imitation"
+# Seconds to start a process and to compile for a side, two processes at a time; for the plan that is printed.
+_START, _COMPILE = 4.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class Side:
         options: told to the program at every measurement.
         multiple: the number of units measured at once is a multiple of this.
         home: whose interpreter it needs.
+        copies: processes that do this at once, each on a core of its own; the rate is of all of them, until
+            the last is done.
     """
 
     label: str
@@ -23,6 +27,7 @@ class Side:
     options: dict[str, Any] = field(default_factory=dict)
     multiple: int = 1
     home: str = OURS
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,3 +52,9 @@ class Subject:
     ratios: tuple[tuple[str, str], ...]
     rounds: int
     seconds: float
+
+    @property
+    def planned(self) -> float:
+        """About how many seconds it takes, the start of its processes included."""
+        processes = {(side.program, copy) for side in self.sides for copy in range(side.copies)}
+        return (self.rounds * self.seconds + _COMPILE) * len(self.sides) + _START * len(processes)

@@ -32,6 +32,7 @@ from benchmarks import (
 )
 from benchmarks.rounds import Row
 from benchmarks.subject import OURS, PEERS, Side, Subject
+from benchmarks.worker import WorkerError
 
 SUBJECT = Subject("speed", "Speed", "How fast.", "updates/s", (), (("fast", "slow"),), 3, 1.0)
 WHERE = page.Circumstances(
@@ -57,6 +58,11 @@ def test_the_loop_over_pairs_has_the_gradient_of_the_compiled_call():
     reward_model.check_equal(loop.gradient(x, clips, pairs), ours)
     with pytest.raises(AssertionError):
         reward_model.check_equal(loop.gradient(x, clips, np.array([4, 1, 2])), ours)
+
+
+def test_a_session_of_the_leader_is_timed_for_any_ensemble():
+    measure = reward_model.build()
+    assert measure(2, "compiled", members=2, steps=1) > 0 and measure(1, "loop") > 0
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -108,11 +114,23 @@ class Clock:
     """In place of a process: every unit takes as long as its options say."""
 
     def __init__(self, python, core, program):
-        self.versions = {program[0]: "1"}
+        self.versions, self.core, self.asked = {program[0]: "1"}, core, []
+
+    def start(self, **options):
+        self.asked.append(options)
+
+    def finish(self):
+        return self.measure(**self.asked.pop(0))
 
     def measure(self, count, each):
+        if each is None:
+            raise WorkerError("not here")
         CALLS.append((count, each))
+        CORES.append(self.core)
         return count * each
+
+    def move(self, core):
+        self.core = core
 
     def __enter__(self):
         return self
@@ -120,8 +138,12 @@ class Clock:
     def __exit__(self, *_):
         pass
 
+    def close(self):
+        pass
+
 
 CALLS: list[tuple[int, float]] = []
+CORES: list[int | None] = []
 
 
 def test_a_program_that_keeps_freed_memory_is_the_same_program(monkeypatch):
@@ -147,20 +169,53 @@ def test_sides_take_turns_of_the_wanted_length(monkeypatch):
         Side("slow", ("peers",), {"each": 0.004}, home=PEERS),
     )
     subject = dataclasses.replace(SUBJECT, sides=sides)
-    rows, versions = rounds.measure(subject, {OURS: Path("a"), PEERS: Path("b")}, 0, lambda text: None)
+    pythons = {OURS: Path("a"), PEERS: Path("b")}
+    measured = rounds.measure(subject, pythons, [4, 5], lambda text: None)
     assert CALLS[-6:] == [(1000, 0.001), (250, 0.004)] * 3
-    assert rows[0].ratios == pytest.approx([4.0] * 3)
-    assert versions == {OURS: {"ours": "1"}, PEERS: {"peers": "1"}}
-    absent, versions = rounds.measure(subject, {OURS: Path("a"), PEERS: None}, 0, lambda text: None)
-    assert absent[0].our_rates == pytest.approx([1000.0] * 3) and absent[0].peer_rates == ()
-    assert PEERS not in versions
+    assert CORES[:2] == [4, 5] and set(CORES[2:]) == {4}
+    assert measured.rows(subject)[0].ratios == pytest.approx([4.0] * 3)
+    assert measured.versions == {OURS: {"ours": "1"}, PEERS: {"peers": "1"}}
+    absent = rounds.measure(subject, pythons | {PEERS: None}, [4, 5], lambda text: None)
+    row = absent.rows(subject)[0]
+    assert row.our_rates == pytest.approx([1000.0] * 3) and row.peer_rates == ()
+    assert PEERS not in absent.versions
+
+
+def test_copies_run_at_once_a_core_each_until_the_last_is_done(monkeypatch):
+    class Uneven(Clock):
+        def measure(self, count, each):
+            return super().measure(count, each * (1 + self.core))
+
+    monkeypatch.setattr(rounds, "Worker", Uneven)
+    CORES.clear()
+    side = Side("two", ("ours",), {"each": 0.001}, copies=2)
+    subject = dataclasses.replace(SUBJECT, sides=(side,), ratios=())
+    rates = rounds.measure(subject, {OURS: Path("a")}, [0, 1], lambda text: None).rates["two"]
+    # 500 of each in a second, for core 1 takes twice as long as core 0.
+    assert rates == pytest.approx([1000.0] * 3) and CORES[-4:] == [0, 1, 0, 1]
+    told: list[str] = []
+    assert rounds.measure(subject, {OURS: Path("a")}, [0], told.append).rates == {"two": ()}
+    assert "needs 2 cores" in told[0]
+
+
+def test_a_peer_that_fails_is_absent_and_ours_is_an_error(monkeypatch):
+    monkeypatch.setattr(rounds, "Worker", Clock)
+    sides = (Side("fast", ("ours",), {"each": 0.001}), Side("slow", ("peers",), {"each": None}, home=PEERS))
+    subject, pythons = dataclasses.replace(SUBJECT, sides=sides), {OURS: Path("a"), PEERS: Path("b")}
+    told: list[str] = []
+    measured = rounds.measure(subject, pythons, [0], told.append)
+    assert measured.rates["slow"] == () and len(measured.rates["fast"]) == 3
+    assert "speed: slow is absent: not here" in told
+    sides = (dataclasses.replace(sides[0], options={"each": None}), sides[1])
+    with pytest.raises(WorkerError, match="not here"):
+        rounds.measure(dataclasses.replace(subject, sides=sides), pythons, [0], told.append)
 
 
 # --- what is written
 
 
 def test_the_page_gives_median_spread_and_circumstances():
-    text = page.render([SUBJECT], [a_row()], {}, WHERE)
+    text = page.render([SUBJECT], [a_row()], [], WHERE)
     assert "| fast | slow | 300 | 100 | 2.00 | 1.25 – 3.00 |" in text
     for told in (
         "## Speed",
@@ -171,30 +226,29 @@ def test_the_page_gives_median_spread_and_circumstances():
     ):
         assert told in text
     assert "busy" not in text
-    assert "busy" in page.render([SUBJECT], [a_row()], {}, dataclasses.replace(WHERE, load=3.0))
+    assert "busy" in page.render([SUBJECT], [a_row()], [], dataclasses.replace(WHERE, load=3.0))
 
 
 def test_an_absent_peer_is_said_to_be_absent():
-    text = page.render([SUBJECT], [a_row(peer_rates=())], {}, WHERE)
+    text = page.render([SUBJECT], [a_row(peer_rates=())], [], WHERE)
     assert f"| fast | slow | 300 | {rounds.ABSENT} | | |" in text
-    text = page.render([SUBJECT], [a_row(our_rates=(), peer_rates=())], {}, WHERE)
+    text = page.render([SUBJECT], [a_row(our_rates=(), peer_rates=())], [], WHERE)
     assert f"| fast | slow | {rounds.ABSENT} | {rounds.ABSENT} | | |" in text
 
 
 def test_page_and_table_are_written_and_hold_every_round(tmp_path):
-    shares = {"env": 0.1, "learner": 0.6, "leader": 0.2, "rest": 0.1, "steps_per_second": 200.0}
-    subject = dataclasses.replace(SUBJECT, name="end-to-end")
-    rows = [a_row(subject="end-to-end"), a_row(subject="end-to-end", peer="gone", peer_rates=())]
-    path = page.write(tmp_path, [subject], rows, shares, WHERE)
-    assert "learner 60.0%" in path.read_text(encoding="utf-8")
-    frame = pl.read_parquet(tmp_path / "benchmarks.parquet")
-    ratio, absent = frame.filter(pl.col("subject") == "end-to-end").rows(named=True)
+    point = Row("curve", "updates/s", "batch of 8", None, (7.0,), series="one", x=8)
+    frame = page.table([a_row(), a_row(peer="gone", peer_rates=()), point], WHERE)
+    path = page.write(tmp_path, "found", page.render([SUBJECT], [a_row()], ["", "more"], WHERE), frame)
+    assert path.read_text(encoding="utf-8").endswith("\nmore\n")
+    frame = pl.read_parquet(tmp_path / "found.parquet")
+    ratio, absent, alone = frame.rows(named=True)
     assert (ratio["ratio"], ratio["ratio_min"], ratio["ratio_max"]) == (2.0, 1.25, 3.0)
     assert ratio["our_rates"] == [200.0, 300.0, 500.0] and ratio["peer_rates"] == [100.0, 100.0, 400.0]
     assert json.loads(ratio["versions"]) == WHERE.versions
     assert absent["ratio"] is None and absent["peer_rates"] == []
-    assert frame.filter(pl.col("ours") == "learner")["our_rates"].to_list() == [[0.6]]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["benchmarks.md", "benchmarks.parquet"]
+    assert (alone["series"], alone["x"], alone["our_rates"], alone["peer"]) == ("one", 8, [7.0], None)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["found.md", "found.parquet"]
 
 
 # --- scale
