@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help setup system servers demo test soak lint bench results pictures four-rooms scale clean
+.PHONY: help setup system servers demo test soak lint bench bench-gpu results pictures four-rooms scale clean
 help:
 	@echo "make demo        learn a reward for HalfCheetah-v5 from comparisons, film the policy, write a report"
 	@echo "make test        run the tests"
@@ -13,7 +13,8 @@ help:
 	@echo "make pictures    the pictures of docs/problems"
 	@echo "make four-rooms  the nine cells of Four-Rooms, ten seeds each; writes docs/four-rooms.md (about 5 minutes)"
 	@echo "make scale       cost from 100 to a million states; writes docs/scale.md (about 5 minutes)"
-	@echo "make bench       speed, as ratios against peers; writes docs/benchmarks.md (about 10 minutes)"
+	@echo "make bench       speed as ratios against peers, scaling curves, a profile; writes docs/benchmarks.md (under 15 minutes)"
+	@echo "make bench-gpu   our side of it on the first GPU"
 
 setup: .venv/installed system
 
@@ -58,6 +59,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+bench-gpu: setup
+	$(BIN)/python -m benchmarks --device gpu
 
 pictures: setup
 	$(BIN)/python -m benchmarks.pictures

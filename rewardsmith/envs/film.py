@@ -8,7 +8,7 @@ import numpy as np
 
 from .._core import InputError, write_atomically
 from ._video import draw as _draw
-from ._video import encoder, pace
+from ._video import draw_plainly, encoder, pace
 from ._video import make_drawable as _make_drawable
 from ._video import windowless as _windowless
 from .base import env_seeds
@@ -49,6 +49,7 @@ def film(
         env = _make_drawable(env_id, size, options)
         try:
             spec = read_spec(env_id, env, options)
+            draw_plainly(env)
             observation, _ = env.reset(seed=int(env_seeds(seed, 1)[0]))
             frame = _draw(env_id, env)
             fps, stride = pace(env)
