@@ -13,14 +13,16 @@ from typing import Annotated, Any
 
 import tyro
 
-from ._core import InputError, keep_freed_memory
+from ._core import InputError, choose_device, keep_compiled, keep_freed_memory, memory_used
+from .cli_exact import compare, solve
+from .cli_sweep import compare_runs, names_runs, sweep, tune
 from .runs.check.config import CheckConfig
 from .runs.choices import ESTIMATORS, METHODS, PREFERENCE_MODELS, SELECTIONS, TEACHERS
 from .runs.config import TrainConfig
-from .runs.exact.config import SolveConfig
 from .runs.presets import PRESETS, expanded
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
+_WITH_PRESETS = ("train", "sweep", "tune")
 
 
 def train(
@@ -28,6 +30,10 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
     preset: str | None = None,
+    seeds: int = 1,
+    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    device: str = "auto",
+    threads: int | None = None,
 ) -> None:
     """Learn a reward from comparisons, and the policy that is best for it.
 
@@ -39,20 +45,30 @@ def train(
         out: folder of the run; must not hold anything. Default: runs/ENV-METHOD-SEED.
         resume: go on with the run in this folder, with its own settings; no other option goes with it.
         preset: settings that belong together, for what is not given: atari. --preset atari --help shows them.
+        seeds: train so many seeds side by side in one program, from --seed on; each has a folder in --out.
+        vary: NAME=V1,V2 of learning-rate, reward-learning-rate or temperature: those side by side too.
+        device: cpu, gpu (refused where JAX sees none), or auto: a GPU if there is one. Goes with --resume.
+        threads: of JAX on a CPU; default: one for each processor. Goes with --resume.
     """
     # Imported here so that --help and mistakes answer at once: JAX takes seconds to load.
     from .runs.finish import finish
-    from .runs.train import resume as resume_run
-    from .runs.train import train as start_run
+
+    if told := choose_device(device, threads):
+        print(told)
+    from .runs.sweep.values import read_vary
+    from .runs.train import resume_all, start_all
 
     if resume is not None:
-        if out is not None or preset is not None or config != TrainConfig():
+        if out is not None or preset is not None or seeds != 1 or vary or config != TrainConfig():
             raise InputError("--resume takes the run's own settings: give no other option with it")
-        folder = resume_run(resume)
+        folders = resume_all(resume)
     else:
-        name = f"{config.env.replace('/', '-')}-{config.method}-{config.seed}"
-        folder = start_run(config, out if out is not None else Path("runs") / name)
-    finish(folder)
+        name = f"{config.env.replace('/', '-')}-{config.method}"
+        name = f"{name}-{config.seed}" if seeds == 1 and not vary else f"{name}-{seeds}-seeds"
+        folders = start_all(config, out or Path("runs") / name, seeds, read_vary(vary))
+    for folder in folders:
+        finish(folder)
+    print(f"memory  {memory_used()} at most")
 
 
 def evaluate(
@@ -175,69 +191,6 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     print(write_report(run))
 
 
-def solve(
-    config: tyro.conf.OmitArgPrefixes[SolveConfig],
-    method: str = "implicit-gradient",
-    out: Path | None = None,
-    resume: Path | None = None,
-) -> None:
-    """Solve a problem on a table by one method, measured against the exact hyper-gradient on the way.
-
-    Writes settings, measurements, the last x of each start, curves, a picture of a grid world and a report
-    into a folder, each start as soon as it is done. In float64.
-
-    Args:
-        config: settings.
-        method: how; rewardsmith list shows the methods.
-        out: folder of the run; must not hold anything. Default: runs/PROBLEM-METHOD.
-        resume: go on with the run in this folder, with its own settings, at the first start that is not
-            done; no other option goes with it.
-    """
-    _solve("solve", config, (method,), ("implicit-gradient",), out, resume)
-
-
-def compare(
-    config: tyro.conf.OmitArgPrefixes[SolveConfig],
-    methods: tuple[str, ...] = (),
-    out: Path | None = None,
-    resume: Path | None = None,
-) -> None:
-    """Solve a problem on a table by several methods, all from the same starts.
-
-    Writes what solve writes, with all methods in one plot and one table. A method that fails stays in the
-    table, with the reason.
-
-    Args:
-        config: settings; those of methods go to each method that has them.
-        methods: which; rewardsmith list shows them. Default: all.
-        out: folder of the runs; must not hold anything. Default: runs/PROBLEM-compare.
-        resume: go on with the runs in this folder, with their own settings, at the first that is not done;
-            no other option goes with it.
-    """
-    _solve("compare", config, methods, (), out, resume)
-
-
-def _solve(
-    command: str,
-    config: SolveConfig,
-    methods: tuple[str, ...],
-    default: tuple[str, ...],
-    out: Path | None,
-    resume: Path | None,
-) -> None:
-    from .runs.exact.config import EXACT_METHODS
-    from .runs.exact.run import resume as resume_runs
-    from .runs.exact.run import start
-
-    if resume is not None:
-        if out is not None or config != SolveConfig() or methods != default:
-            raise InputError("--resume takes the run's own settings: give no other option with it")
-        resume_runs(command, resume)
-        return
-    name = f"{config.problem}-{methods[0] if command == 'solve' else 'compare'}"
-    start(command, config, methods or tuple(EXACT_METHODS), out if out is not None else Path("runs") / name)
-
-
 def check(config: tyro.conf.OmitArgPrefixes[CheckConfig], out: Path | None = None) -> None:
     """Hold sampled hyper-gradients against the exact one on tables, or a run's against long branches.
 
@@ -283,6 +236,8 @@ def _print_table(title: str, table: Mapping[str, str]) -> None:
 
 _COMMANDS = {
     "train": train,
+    "sweep": sweep,
+    "tune": tune,
     "eval": evaluate,
     "clips": clips,
     "label": label,
@@ -290,6 +245,7 @@ _COMMANDS = {
     "report": report,
     "solve": solve,
     "compare": compare,
+    "compare-runs": compare_runs,
     "check": check,
     "list": list_choices,
 }
@@ -308,9 +264,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"rewardsmith {importlib.metadata.version('rewardsmith')}")
         sys.exit(0)
     keep_freed_memory()
+    keep_compiled()
     try:
-        if given[:1] == ["train"]:
-            given = ["train", *expanded(given[1:], TrainConfig().steps)]
+        if given and given[0] in _WITH_PRESETS:
+            given = [given[0], *expanded(given[1:], TrainConfig().steps)]
+        if given[:1] == ["compare"] and names_runs(given[1:]):
+            given[0] = "compare-runs"
         _dispatch(given)
     except Exception as error:
         if debug:

@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from small_runs import assert_same, killed_at, measured, settings
 
 from rewardsmith._core import InputError
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.train import resume, train, train_seeds
 from rewardsmith.runs.training import Training
+from tests.small_runs import assert_same, killed_at, measured, settings
 
 NATIVE = {"env": "gymnax/Pendulum-v1", "learning_rate": 1e-4}
 METHODS = {
@@ -78,5 +78,6 @@ def test_nothing_is_compiled_after_the_first_sessions(tmp_path, env):
         training.run()
     finally:
         jax.monitoring.clear_event_listeners()
-    # A listener that hears nothing would say nothing. Random steps, then two sessions, an evaluation, a checkpoint and a snapshot (at 300) have been by then.
+    # A listener that hears nothing would say nothing.
+    # Random steps, two sessions, an evaluation, a checkpoint and a snapshot (at 300) have been by then.
     assert 160 <= max(compiled) <= 320

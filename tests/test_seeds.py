@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from small_runs import assert_same, killed_at, measured, settings
 
 from rewardsmith._core import InputError
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.lanes import Lanes
 from rewardsmith.runs.train import resume, resume_all, resume_seeds, train, train_seeds
+from tests.small_runs import assert_same, killed_at, measured, settings
 
 CONFIG = settings(env="Pendulum-v1", method="sobirl", seed=3, learning_rate=1e-4)
 

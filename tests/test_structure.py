@@ -37,8 +37,9 @@ MAY_IMPORT = {
     "problems": BELOW_PROBLEM | {"problem", "upper_losses"},
     "label": {"preferences", "_core"},
     "runs": ALL,
+    "cli_exact": {"runs", "_core"},
     "cli_sweep": {"runs", "_core"},
-    "cli": ALL | {"cli_sweep"},
+    "cli": ALL | {"cli_exact", "cli_sweep"},
     "__main__": {"cli"},
     # The face re-exports.
     "__init__": ALL,

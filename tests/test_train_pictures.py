@@ -23,8 +23,8 @@ from rewardsmith.runs.config import METHODS, TrainConfig
 from rewardsmith.runs.finish import newest_checkpoint
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.presets import atari, expanded
-from rewardsmith.runs.train import resume, train
 from rewardsmith.runs.seat import Seat
+from rewardsmith.runs.train import resume, train
 from tests.small_runs import assert_same, killed_at, learned, measured, settings
 
 SIDE, FRAME_SKIP = 24, 4

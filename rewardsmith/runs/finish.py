@@ -35,17 +35,18 @@ class _PolicyOnly(eqx.Module):
     policy: Policy
 
 
-def finish(folder: RunFolder) -> None:
+def finish(folder: RunFolder, *, with_film: bool = True) -> None:
     """Evaluate a finished run, film it, draw its curves, write its report, and print where they are.
 
     A film that cannot be drawn on this machine is a warning, not the end.
     """
     result = evaluate_run(folder.path, _FINAL_EPISODES, seed=0)
-    try:
-        film_run(folder.path, _FILM_SEED)
-    except InputError as error:
-        folder.warn(f"no film: {error}")
-        print(f"warning: no film: {error}")
+    if with_film:
+        try:
+            film_run(folder.path, _FILM_SEED)
+        except InputError as error:
+            folder.warn(f"no film: {error}")
+            print(f"warning: no film: {error}")
     plot_runs([folder.path], folder.curves_path)
     write_report(folder.path)
     print(

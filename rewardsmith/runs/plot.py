@@ -85,7 +85,7 @@ def method_label(config: Mapping[str, Any]) -> str:
     return f"{label} ({', '.join(told)})" if told else label
 
 
-def plot_runs(paths: Sequence[Path | str], out: Path | str) -> Path:
+def plot_runs(paths: Sequence[Path | str], out: Path | str, labels: Mapping[Path, str] | None = None) -> Path:
     """Draw true return against steps and against comparisons, runs of one kind in one colour.
 
     Runs that share environment, method and estimator are seeds of one another: their mean is drawn, with
@@ -96,6 +96,7 @@ def plot_runs(paths: Sequence[Path | str], out: Path | str) -> Path:
     Args:
         paths: run folders; the same one twice counts once.
         out: the picture, of a format by its suffix (``.png``, ``.svg``, ``.pdf``).
+        labels: of resolved paths: what makes runs seeds of one another, instead of method and estimator.
 
     Returns:
         `out`.
@@ -106,13 +107,14 @@ def plot_runs(paths: Sequence[Path | str], out: Path | str) -> Path:
     out = Path(out)
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"cannot draw to {out}: give a name that ends in .png, .svg or .pdf")
-    runs = [_load(path) for path in dict.fromkeys(Path(path).resolve() for path in paths)]
+    unique = dict.fromkeys(Path(path).resolve() for path in paths)
+    runs = [_load(path, (labels or {}).get(path)) for path in unique]
     if not runs:
         raise InputError("nothing to plot: give one or more run folders")
     environments = sorted({run.env for run in runs})
     columns = ["step", "comparisons"] if any(len(_positive(run)) for run in runs) else ["step"]
-    labels = sorted({run.label for run in runs})
-    colors = {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(labels)}
+    names = sorted({run.label for run in runs})
+    colors = {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(names)}
     with house_style():
         size = (6.2 * len(columns), 4.2 * len(environments))
         figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
@@ -319,13 +321,13 @@ def _count(group: list[_Run]) -> str:
     return f"{len(group)} {noun}{'s' if len(group) > 1 else ''}"
 
 
-def _load(path: Path) -> _Run:
+def _load(path: Path, label: str | None) -> _Run:
     config = RunFolder.open(path).config
     evaluations = read_metrics(path).filter(pl.col("kind") == "eval", pl.col("true_return").is_not_null())
     if evaluations.is_empty():
         raise InputError(f"{path} has no evaluation yet: let it run on, or leave it out")
     env = str(config.get("env", "unknown environment"))
-    return _Run(env, method_label(config), config.get("seed"), evaluations)
+    return _Run(env, label or method_label(config), config.get("seed"), evaluations)
 
 
 def _positive(run: _Run) -> pl.DataFrame:

@@ -112,7 +112,7 @@ class Progress:
             for name, value in self._fields.items()
         ]
         if rate and self._step < self._total:
-            parts.append(f"{_duration((self._total - self._step) / rate)} left")
+            parts.append(f"{duration((self._total - self._step) / rate)} left")
         return " · ".join(parts)
 
     def _rate(self) -> float:
@@ -120,7 +120,8 @@ class Progress:
         return (last - first) / (ended - began) if ended > began else 0.0
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,1 @@
+"""Runs of several methods held against one another: which is better, and how sure that is."""
