@@ -13,6 +13,7 @@ from .runs.sweep.engines import Running
 
 def sweep(
     config: tyro.conf.OmitArgPrefixes[TrainConfig],
+    running: tyro.conf.OmitArgPrefixes[Running],
     methods: tuple[str, ...] = (),
     envs: tuple[str, ...] = (),
     seeds: tuple[str, ...] = (),
@@ -20,11 +21,6 @@ def sweep(
     preset: str | None = None,
     out: Path | None = None,
     resume: Path | None = None,
-    workers: int | None = None,
-    engine: str | None = None,
-    address: str | None = None,
-    retries: int = 2,
-    gpus_per_trial: float = 0.0,
     film: bool = False,
 ) -> None:
     """Train every combination of methods, environments, seeds and varied settings.
@@ -35,6 +31,7 @@ def sweep(
 
     Args:
         config: settings of all trials.
+        running: how they are run.
         methods: instead of --method.
         envs: instead of --env.
         seeds: instead of --seed; whole numbers, or FIRST:END, as 0:5 for 0 1 2 3 4.
@@ -42,18 +39,12 @@ def sweep(
         preset: settings that belong together, for what is not given, as of train.
         out: folder of the sweep; must not hold anything. Default: runs/sweep.
         resume: go on with the sweep in this folder; finished trials stay, failed ones are tried again.
-        workers: trials at once. Default: one for each core.
-        engine: processes or ray. Default: processes, or ray with --address.
-        address: of a Ray cluster whose machines share the folder. Default: this machine alone.
-        retries: how often a trial that died is started again.
-        gpus_per_trial: of a Ray cluster, for each trial; 0.5 lets two share one.
         film: film each finished run, as train does.
     """
     from .runs.sweep import run
     from .runs.sweep.manifest import Manifest, grid
     from .runs.sweep.values import read_seeds, read_vary
 
-    running = Running(workers, engine, address, retries, gpus_per_trial)
     if resume is not None:
         if config != TrainConfig() or any((methods, envs, seeds, vary, film)) or not (out is preset is None):
             raise InputError(
@@ -72,6 +63,7 @@ def sweep(
 
 def tune(
     config: tyro.conf.OmitArgPrefixes[TrainConfig],
+    running: tyro.conf.OmitArgPrefixes[Running],
     search: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     trials: int | None = None,
     objective: str = "true-return",
@@ -79,11 +71,6 @@ def tune(
     preset: str | None = None,
     out: Path | None = None,
     resume: Path | None = None,
-    workers: int | None = None,
-    engine: str | None = None,
-    address: str | None = None,
-    retries: int = 2,
-    gpus_per_trial: float = 0.0,
 ) -> None:
     """Search settings with Optuna; prints and keeps the best as a command line for train.
 
@@ -92,6 +79,7 @@ def tune(
 
     Args:
         config: settings that stay; --seed is the first of each trial's.
+        running: how they are run.
         search: NAME=LOW:HIGH, NAME=log:LOW:HIGH, NAME=int:LOW:HIGH or NAME=V1,V2; may be given several times.
         trials: settings to try. Default: 20.
         objective: true-return, held-out-accuracy (of people's answers) or preference-accuracy.
@@ -99,15 +87,9 @@ def tune(
         preset: settings that belong together, for what is not given, as of train.
         out: folder of the search; must not hold anything. Default: runs/tune.
         resume: go on with the search in this folder; --trials may say to how many in all.
-        workers: runs at once. Default: one for each core.
-        engine: processes or ray. Default: processes, or ray with --address.
-        address: of a Ray cluster whose machines share the folder. Default: this machine alone.
-        retries: how often a run that died is started again.
-        gpus_per_trial: of a Ray cluster, for each run; 0.5 lets two share one.
     """
     from .runs.sweep import tune as tuning
 
-    running = Running(workers, engine, address, retries, gpus_per_trial)
     if resume is not None:
         plain = config == TrainConfig() and (objective, seeds_per_trial) == ("true-return", 1)
         if not plain or search or not (out is preset is None):

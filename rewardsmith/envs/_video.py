@@ -65,7 +65,7 @@ def _cameras(env: gymnasium.Env) -> set[str]:
 
 
 def draw_plainly(env: gymnasium.Env) -> None:
-    """From now on without shadows and reflections: four fifths of the time where a processor draws MuJoCo."""
+    """From now on without shadows and reflections, which take most of the time where a processor draws."""
     model: Any = getattr(env.unwrapped, "model", None)
     if hasattr(model, "light_castshadow") and hasattr(model, "mat_reflectance"):
         model.light_castshadow[:] = False

@@ -286,6 +286,11 @@ class TrainConfig:
         return self.method != "sac"
 
     @property
+    def ends_hidden(self) -> bool:
+        """Whether the learner is not told where episodes end."""
+        return self.hide_ends and self.learns_reward
+
+    @property
     def films(self) -> bool:
         """Whether clips will be filmed, for which the simulator's states are kept."""
         return self.film_clips or self.teacher == HUMAN

@@ -166,17 +166,14 @@ class RunFolder:
         """All checkpoints, by step, the newest last; damaged ones too."""
         return [path for _, path in self._numbered_checkpoints()]
 
+    def steps(self) -> set[int]:
+        """Environment steps of which there are checkpoints; damaged ones too."""
+        return {step for step, _ in self._numbered_checkpoints()}
+
     def latest_valid_checkpoint(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint that is whole, or None; and a line for each newer one that was skipped."""
-        skipped = []
-        for path in reversed(self.checkpoints()):
-            try:
-                check_tree_file(path)
-            except InputError as error:
-                skipped.append(f"skipped checkpoint {path.name}: {error}")
-            else:
-                return path, skipped
-        return None, skipped
+        paths, skipped = newest_common_checkpoints([self])
+        return None if paths is None else paths[0], skipped
 
     def save_checkpoint(self, step: int, tree: Any, metadata: Mapping[str, str] | None = None) -> Path:
         """Write the checkpoint of `step`; then, and only then, delete all but it and the one before it.
@@ -233,18 +230,14 @@ def newest_common_checkpoints(folders: Sequence[RunFolder]) -> tuple[list[Path] 
     Returns:
         A path for each folder, and a line for each damaged checkpoint that was skipped.
     """
-    if len(folders) == 1:
-        path, skipped = folders[0].latest_valid_checkpoint()
-        return None if path is None else [path], skipped
-    kept = [{path.name for path in folder.checkpoints()} for folder in folders]
     skipped = []
-    for name in sorted(set.intersection(*kept), reverse=True):
-        paths = [folder.checkpoints_path / name for folder in folders]
+    for step in sorted(set.intersection(*(folder.steps() for folder in folders)), reverse=True):
+        paths = [folder.checkpoint_path(step) for folder in folders]
         try:
             for path in paths:
                 check_tree_file(path)
         except InputError as error:
-            skipped.append(f"skipped checkpoint {name}: {error}")
+            skipped.append(f"skipped checkpoint {paths[0].name}: {error}")
         else:
             return paths, skipped
     return None, skipped

@@ -160,12 +160,11 @@ class FusedLoop:
 
     def _transitions(self, worlds: Worlds, action: Array, result: Any) -> Transition:
         config = self._experiment.config
-        hidden = config.hide_ends and config.learns_reward
         return Transition(
             worlds.observation,
             action,
             result.next_observation,
-            jnp.zeros_like(result.terminated) if hidden else result.terminated,
+            jnp.zeros_like(result.terminated) if config.ends_hidden else result.terminated,
             None if config.learns_reward else result.reward.reveal(TrueRewardReader.CEILING),
         )
 

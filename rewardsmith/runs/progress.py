@@ -4,7 +4,7 @@ import collections
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.live import Live
@@ -24,7 +24,37 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
 }
 
 
-class Progress:
+Watched = TypeVar("Watched", bound="OnConsole")
+
+
+class OnConsole:
+    """Something that a person watches: live on a terminal, lines elsewhere. Use it as a context manager."""
+
+    _console: Console
+    _live: Live | None
+
+    def message(self, text: str) -> None:
+        """Print a line of its own, above the live part."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def __enter__(self: Watched) -> Watched:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """What is still to be said where nothing is live."""
+
+
+class Progress(OnConsole):
     """Tells steps per second, the last evaluation, preference accuracy, comparisons used and time left.
 
     On a terminal one line is redrawn in place; elsewhere (a file, a pipe) a line is printed at every
@@ -72,21 +102,8 @@ class Progress:
         if self._live is None:
             self._print_if_due(now)
 
-    def message(self, text: str) -> None:
-        """Print a line of its own, above the live one."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def __enter__(self) -> "Progress":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-        elif self._printed[1] != self._step:
+    def _close(self) -> None:
+        if self._printed[1] != self._step:
             self.message(self._line())
 
     def __rich__(self) -> Table:

@@ -126,12 +126,12 @@ class Seat:
 
     def transitions(self, action: np.ndarray, result: StepResult) -> dict[str, np.ndarray]:
         """What the learner stores of a step."""
-        hidden = self.config.hide_ends and self.config.learns_reward
+        terminated = result.terminated
         arrays = {
             "observation": self._experiment.seen(self.observation),
             "action": action,
             "next_observation": self._experiment.seen(result.next_observation),
-            "terminated": np.zeros_like(result.terminated) if hidden else result.terminated,
+            "terminated": np.zeros_like(terminated) if self.config.ends_hidden else terminated,
         }
         if not self.config.learns_reward:
             arrays["true_reward"] = result.reward.reveal(TrueRewardReader.CEILING).astype(np.float32)

@@ -3,20 +3,20 @@
 import collections
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ..progress import OnConsole, duration
 from .records import OUTCOME, outcome_label
 
 _PLAIN_SECONDS = 30.0
 _SHOWN = 15
 
 
-class LiveTable:
+class LiveTable(OnConsole):
     """One row a run: method, seed, step, φ, ‖∇φ‖, cosine, the first outcome, seconds, steps per second.
 
     On a terminal the newest rows are redrawn in place; elsewhere each finished run is a line, and the one at
@@ -68,21 +68,6 @@ class LiveTable:
         elif self._live is None:
             self._print()
 
-    def message(self, text: str) -> None:
-        """Print a line of its own, above the live table."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def __enter__(self) -> "LiveTable":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
     def _cells(self, row: dict[str, Any]) -> list[str]:
         outcomes = [name for name in row if name.startswith(OUTCOME)]
         self._outcome = outcomes[0] if outcomes else ""
@@ -111,7 +96,7 @@ class LiveTable:
         done = self._done + self._share
         if not done or done >= self._runs:
             return ""
-        return f" · {_duration((self._clock() - self._begun) / done * (self._runs - done))} left"
+        return f" · {duration((self._clock() - self._begun) / done * (self._runs - done))} left"
 
     def _table(self) -> Table:
         caption = f"{self._done} of {self._runs} runs done{self._left()}"
@@ -129,9 +114,3 @@ class LiveTable:
 def cosine_text(value: float | None) -> str:
     """A cosine to four places; a dash where there is none."""
     return "–" if value is None or value != value else f"{value:.4f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

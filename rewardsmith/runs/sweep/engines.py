@@ -70,21 +70,18 @@ class Engine(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Running:
-    """How trials are run, which may change from session to session.
-
-    Attributes:
-        workers: trials at once; None: one for each core, of the cluster if there is one.
-        engine: one of `ENGINES`; None: processes, or ray with an address.
-        address: of a Ray cluster that shares the folder; None: this machine alone.
-        retries: how often a trial that died is started again.
-        gpus: of a Ray cluster, for each trial; a part of one may be given.
-    """
+    """How trials are run, which may change from session to session."""
 
     workers: int | None = None
+    """Trials at once; none: one for each core, of the cluster if there is one."""
     engine: str | None = None
+    """processes or ray; none: processes, or ray with --address."""
     address: str | None = None
+    """Of a Ray cluster whose machines share the folder; none: this machine alone."""
     retries: int = 2
-    gpus: float = 0.0
+    """How often a trial that died is started again."""
+    gpus_per_trial: float = 0.0
+    """Of a Ray cluster, for each trial; 0.5 lets two share one."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -95,7 +92,7 @@ class Running:
             raise InputError("--address is of a Ray cluster: give --engine ray with it")
         if self.retries < 0:
             raise InputError(f"--retries is {self.retries}: give 0 or a positive whole number")
-        if self.gpus < 0 or (self.gpus and not self.on_ray):
+        if self.gpus_per_trial < 0 or (self.gpus_per_trial and not self.on_ray):
             raise InputError("--gpus-per-trial is for --engine ray: give 0 or a positive number with that")
 
     @property
@@ -111,7 +108,7 @@ class Running:
             return Processes(self.workers or cores())
         from .on_ray import RayTasks
 
-        return RayTasks(self.workers, self.address, self.gpus)
+        return RayTasks(self.workers, self.address, self.gpus_per_trial)
 
 
 def cores() -> int:

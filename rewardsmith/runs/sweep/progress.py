@@ -6,14 +6,13 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..progress import duration
+from ..progress import OnConsole, duration
 from .engines import Job
 from .manifest import Outcome
 
@@ -25,7 +24,7 @@ _PLAIN_SECONDS = 30.0
 _SHOWN_ENDED = 8
 
 
-class SweepProgress:
+class SweepProgress(OnConsole):
     """Trials done, running and failed, steps and last true return of each, and the time left.
 
     On a terminal a table is redrawn; elsewhere a line is printed when a trial ends, and every 30 seconds.
@@ -99,21 +98,6 @@ class SweepProgress:
         if self._live is None and now - self._printed >= _PLAIN_SECONDS:
             self._printed = now
             self.message(self._summary())
-
-    def message(self, text: str) -> None:
-        """Print a line of its own."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def __enter__(self) -> "SweepProgress":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def _summary(self) -> str:
         parts = [f"{self._done} of {self._total} done", f"{len(self._running)} running"]

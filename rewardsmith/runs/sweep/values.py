@@ -37,7 +37,7 @@ def named_values(text: str, option: str) -> tuple[str, str]:
         raise InputError(f"{option} {text}: give NAME=VALUES, such as leader-steps=25,50")
     setting = name.strip().removeprefix("--").replace("-", "_")
     if setting in _ELSEWHERE:
-        raise InputError(f"{option} {text}: give it with {_ELSEWHERE[setting]}")
+        raise InputError(f"{option} {text}: give it with {_ELSEWHERE[setting]} of rewardsmith sweep")
     if setting not in _TYPES:
         flags = [flag_of(field.name) for field in dataclasses.fields(TrainConfig)]
         near = difflib.get_close_matches(flag_of(setting), flags, 3, 0.5)
