@@ -9,22 +9,13 @@ import sys
 import polars as pl
 import pytest
 
-from rewardsmith.cli import main
+from tests.commands import command as run
 
 SMALL = (
     "--steps 400 --comparisons 20 --num-envs 4 --hidden 16 --reward-hidden 8 --ensemble 2 --batch-size 16 "
     "--learning-starts 120 --clip-length 10 --leader-every 80 --leader-steps 4 --leader-warmup-steps 4 "
     "--leader-batch-size 8 --recent-batch-size 4 --eval-every 200 --eval-episodes 1 --checkpoint-every 200"
 ).split()
-
-
-def run(*arguments):
-    """The exit status."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
 
 
 def test_a_run_from_end_to_end(tmp_path, capsys):

@@ -14,7 +14,6 @@ from matplotlib.image import imread
 import rewardsmith as rs
 from rewardsmith._core import InputError
 from rewardsmith._core.serialise import load_tree
-from rewardsmith.cli import main
 from rewardsmith.problems import Grid, Task, make
 from rewardsmith.runs.exact import build, run
 from rewardsmith.runs.exact.build import build_method, build_task, check_methods
@@ -23,19 +22,11 @@ from rewardsmith.runs.exact.measure import Measurer
 from rewardsmith.runs.exact.picture import _directions, draw_grid
 from rewardsmith.runs.exact.plot import plot_methods
 from rewardsmith.runs.exact.records import SCHEMA, Records
+from tests.commands import command
 
 TINY = (
     "random-mdp --option states=4 --option actions=2 --option features=3 --steps 12 --evaluations 4".split()
 )
-
-
-def command(*arguments):
-    """The exit status."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
 
 
 def tiny_config(**settings):

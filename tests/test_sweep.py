@@ -7,10 +7,8 @@ import sys
 
 import pytest
 from small_runs import CLOCK
-from sweeps import SMALL, Command, FakeEngine, checkpoints, evaluated, kill, trial_processes, until
 
 from rewardsmith._core import InputError
-from rewardsmith.cli import main
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.metrics import read_metrics
@@ -20,16 +18,8 @@ from rewardsmith.runs.sweep.engines import Ended, Job, Running
 from rewardsmith.runs.sweep.manifest import Manifest, grid, read_outcomes
 from rewardsmith.runs.sweep.progress import SweepProgress, last_seen
 from rewardsmith.runs.sweep.values import read_seeds, read_vary
-
-
-def command(*arguments):
-    """The exit status."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
-
+from tests.commands import command
+from tests.sweeps import SMALL, Command, FakeEngine, checkpoints, evaluated, kill, trial_processes, until
 
 # ---- what is asked for --------------------------------------------------------------------------
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from sweeps import SMALL, Command, checkpoints, kill, processes, trial_processes, until
 
 from rewardsmith.cli import main
 from rewardsmith.runs.sweep.manifest import read_outcomes
+from tests.sweeps import SMALL, Command, checkpoints, kill, processes, trial_processes, until
 
 pytest.importorskip("ray")
 

@@ -7,28 +7,20 @@ from dataclasses import replace
 
 import pytest
 import tyro
-from sweeps import FakeEngine, evaluated
 from test_ranking import write_run
 
 from rewardsmith._core import InputError
-from rewardsmith.cli import main
 from rewardsmith.runs import train as training
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.sweep import tune
 from rewardsmith.runs.sweep.engines import Ended, Running
 from rewardsmith.runs.sweep.search import Range, read_search
+from tests.commands import command
+from tests.sweeps import FakeEngine, evaluated
 
 pytest.importorskip("optuna")
 BASE = TrainConfig(env="Pendulum-v1", method="sac", steps=1000)
 SEARCH = ("learning-rate=log:1e-4:1e-2", "hidden=8,4x4")
-
-
-def command(*arguments):
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
 
 
 def paid(job, attempt):
