@@ -15,6 +15,7 @@ import tyro
 
 from ._core import InputError, choose_device, keep_compiled, keep_freed_memory, memory_used
 from .cli_exact import compare, solve
+from .cli_judge import report
 from .cli_sweep import compare_runs, names_runs, sweep, tune
 from .runs.check.config import CheckConfig
 from .runs.choices import ESTIMATORS, METHODS, PREFERENCE_MODELS, SELECTIONS, TEACHERS
@@ -178,17 +179,6 @@ def plot(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("curves.
     if not runs:
         raise InputError("no runs to plot: name one or more run folders")
     print(plot_runs(runs, out))
-
-
-def report(run: tyro.conf.Positional[Path]) -> None:
-    """Write report.html into a run's folder: one page with settings, curves and film.
-
-    Args:
-        run: folder of the run.
-    """
-    from .runs.report import write_report
-
-    print(write_report(run))
 
 
 def check(config: tyro.conf.OmitArgPrefixes[CheckConfig], out: Path | None = None) -> None:

@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "runs": ALL,
     "cli_exact": {"runs", "_core"},
     "cli_sweep": {"runs", "_core"},
-    "cli": ALL | {"cli_exact", "cli_sweep"},
+    "cli_judge": {"runs", "_core"},
+    "cli": ALL | {"cli_exact", "cli_sweep", "cli_judge"},
     "__main__": {"cli"},
     # The face re-exports.
     "__init__": ALL,
