@@ -16,6 +16,7 @@ from rewardsmith._core import InputError, TrueReward
 from rewardsmith.envs import MujocoBatchEnv
 from rewardsmith.preferences import Teacher
 from rewardsmith.runs import seat as seat_module
+from rewardsmith.runs.choices import ESTIMATORS, METHODS
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.train import Stopped, resume, train
@@ -47,19 +48,28 @@ def drifting():
     gymnasium.registry.pop("Drifting-v0")
 
 
-@pytest.mark.parametrize(
-    ("env", "method", "estimator"),
-    [
-        ("HalfCheetah-v5", "sobirl", "suffix"),
-        ("Pendulum-v1", "sobirl", "one-step"),
-        ("Drifting-v0", "drlhf", "one-step"),
-        ("Hopper-v5", "sac", "one-step"),
-        ("HalfCheetah-v5", "sobirl fresh", "branch"),
-        ("HalfCheetah-v5", "stoc-sobirl weighted", "adjoint"),
-        ("Pendulum-v1", "bc-hg", "one-step"),
-        ("Pendulum-v1", "pbrl", "one-step"),
-    ],
-)
+RESUMED = [
+    ("HalfCheetah-v5", "sobirl", "suffix"),
+    ("Pendulum-v1", "sobirl", "one-step"),
+    ("Drifting-v0", "drlhf", "one-step"),
+    ("Hopper-v5", "sac", "one-step"),
+    ("HalfCheetah-v5", "sobirl fresh", "branch"),
+    ("HalfCheetah-v5", "stoc-sobirl weighted", "adjoint"),
+    ("Pendulum-v1", "bc-hg", "one-step"),
+    ("Pendulum-v1", "pbrl", "one-step"),
+    ("Pendulum-v1", "pebble", "one-step"),
+    ("Pendulum-v1", "hpgd", "one-step"),
+    ("Pendulum-v1", "parl", "one-step"),
+    ("Pendulum-v1", "itd", "one-step"),
+]
+
+
+def test_every_method_and_estimator_is_resumed():
+    assert {method.split()[0] for _, method, _ in RESUMED} == METHODS.keys()
+    assert {estimator for _, _, estimator in RESUMED} == ESTIMATORS.keys()
+
+
+@pytest.mark.parametrize(("env", "method", "estimator"), RESUMED)
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, env, method, estimator):
     method, clips = (*method.split(), "queue")[:2]
     config = settings(env=env, method=method, estimator=estimator, clips=clips)
