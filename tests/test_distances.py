@@ -5,6 +5,7 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 from rewardsmith.rewards import (
     dard_canonical,
@@ -185,3 +186,128 @@ def test_starc_bounds_regret(canonical, seed):
         arrays[0], jnp.asarray(second), arrays[1], DISCOUNT, canonical=canonical, norm="max"
     )
     assert -1e-9 <= regret <= 2.0 / (1.0 - DISCOUNT) * float(jnp.max(jnp.abs(form))) * float(apart)
+
+
+class Occupancies:
+    """The polytope of discounted occupancies of a world, in which returns are linear."""
+
+    def __init__(self, transition, start):
+        moves = np.repeat(np.eye(S), A, axis=0) - DISCOUNT * transition.reshape(S * A, S)
+        self.flow, self.start = moves.T, start
+        # Of the uniform policy: within it lies a ball of its least entry.
+        under = transition.mean(axis=1)
+        visits = np.linalg.solve(np.eye(S) - DISCOUNT * under.T, start)
+        self.radius = visits.min() / A
+        self.diameter = np.sqrt(2.0) / (1.0 - DISCOUNT)
+
+    def spread(self, reward):
+        """The range of returns."""
+        ends = [
+            linprog(sign * reward.ravel(), A_eq=self.flow, b_eq=self.start).fun * sign for sign in (-1, 1)
+        ]
+        return ends[0] - ends[1]
+
+    def worst(self, first, second):
+        """The most of J₁ that a policy can lose against one that J₂ likes no better: a linear program."""
+        one, two = first.ravel(), second.ravel()
+        found = linprog(
+            np.concatenate([-one, one]),
+            A_ub=np.concatenate([two, -two])[None],
+            b_ub=np.zeros(1),
+            A_eq=np.kron(np.eye(2), self.flow),
+            b_eq=np.tile(self.start, 2),
+        )
+        return -found.fun
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_starc_bounds_the_worst_regret_from_both_sides(seed):
+    """(ρ/D) d ≤ worst regret / range of returns ≤ (D/2ρ) d, for the minimal form and its L2 norm.
+
+    Sound and complete (Skalse et al.), with constants of our own: the minimal form is the projection onto
+    the directions of the polytope of occupancies, of diameter D, which holds a ball of radius ρ. Worst is
+    over all pairs of policies of which r₂ does not prefer the first.
+    """
+    rng = np.random.default_rng(seed)
+    transition, start = np.asarray(world(rng)), rng.dirichlet(np.full(S, 5.0))
+    polytope, first = Occupancies(transition, start), rng.normal(size=(S, A))
+    # Near, somewhere, and opposite.
+    for second in (first + 0.2 * rng.normal(size=(S, A)), rng.normal(size=(S, A)), -first):
+        arrays = (jnp.asarray(array) for array in (first, second, transition))
+        apart = float(starc_distance(*arrays, DISCOUNT, canonical="minimal"))
+        regret = polytope.worst(first, second) / polytope.spread(first)
+        assert polytope.radius / polytope.diameter * apart <= regret
+        assert regret <= polytope.diameter / (2.0 * polytope.radius) * apart
+    assert regret == pytest.approx(1.0), "what likes the worst best"
+    same = 2.0 * np.asarray(
+        shaped(*map(jnp.asarray, (first, transition)), DISCOUNT, jnp.asarray(rng.normal(size=S)))
+    )
+    assert polytope.worst(first, same) == pytest.approx(0.0, abs=1e-7)
+
+
+def occupancies_by_time(policy, transition, start, steps):
+    """Probabilities (S, A, S) of transitions at each time."""
+    for _ in range(steps):
+        now = start[:, None, None] * policy[:, :, None] * transition
+        yield now
+        start = now.sum(axis=(0, 1))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_epic_bounds_regret(seed):
+    """Gleave et al.: at most 16 K ‖r₁‖₂ · distance / (1 − γ), where K · coverage is no less than
+    how often the best policies for either make a transition, at any time."""
+    rng = np.random.default_rng(seed)
+    transition, start = np.asarray(world(rng)), rng.dirichlet(np.ones(S))
+    first = rng.normal(size=(S, A))
+    second = first + 0.5 * rng.normal(size=(S, A))
+    coverage = np.full((S, A, S), 1.0 / (S * A * S))
+    visits = [optimal_occupancy(reward, transition, start) for reward in (first, second)]
+    policies = [visit / np.maximum(visit.sum(axis=1, keepdims=True), 1e-300) for visit in visits]
+    most = max(
+        np.max(now / coverage)
+        for policy in policies
+        for now in occupancies_by_time(policy, transition, start, 50)
+    )
+    regret = np.sum((visits[0] - visits[1]) * first)
+    size = np.sqrt(np.mean(first**2))
+    apart = float(epic_distance(jnp.asarray(first), jnp.asarray(second), DISCOUNT))
+    assert -1e-9 <= regret <= 16.0 * most * size / (1.0 - DISCOUNT) * apart
+
+
+def test_dard_does_not_look_where_the_world_cannot_go():
+    """Wulfe et al.: transitions that are neither made nor one act away from what is made do not count."""
+    rng = np.random.default_rng(8)
+    # A ring: from s to s or s + 1.
+    step = rng.dirichlet(np.ones(2), (S, A))
+    transition = np.zeros((S, A, S))
+    for s in range(S):
+        transition[s, :, [s, (s + 1) % S]] = step[s].T
+    first, second = rng.normal(size=(2, S, A, S))
+    # Successors of s, and of its successors: s … s + 2 from any of them.
+    near = {(s, (s + k) % S) for s in range(S) for k in range(3)} | {(s, (s - 1) % S) for s in range(S)}
+    impossible = np.asarray([[(s, t) not in near for t in range(S)] for s in range(S)])
+    assert impossible.any()
+    other = second + 10.0 * rng.normal(size=(S, A, S)) * impossible[:, None, :]
+    arrays = [jnp.asarray(array) for array in (first, second, other)]
+    apart = partial(dard_distance, transition=jnp.asarray(transition), discount=DISCOUNT)
+    assert apart(arrays[1], arrays[2]) == pytest.approx(0.0, abs=1e-6)
+    assert apart(arrays[0], arrays[1]) == pytest.approx(float(apart(arrays[0], arrays[2])))
+    assert epic_distance(arrays[1], arrays[2], DISCOUNT) > 0.3
+
+
+@pytest.mark.parametrize("coverage", ["product", "world"])
+def test_pearson_distances_take_the_coverage_they_are_given(coverage):
+    """Where the coverage has no weight, canonical rewards may differ at will."""
+    rng = np.random.default_rng(9)
+    transition, first = world(rng), jnp.asarray(rng.normal(size=(S, A, S)))
+    second = jnp.asarray(rng.normal(size=(S, A, S)))
+    weights = np.asarray(transition) if coverage == "world" else rng.random((S, A, S))
+    weights = jnp.asarray(weights / weights.sum())
+    uniform = jnp.full(S, 1 / S), jnp.full(A, 1 / A)
+    forms = [epic_canonical(reward, DISCOUNT, *uniform) for reward in (first, second)]
+    found = epic_distance(first, second, DISCOUNT, coverage=weights)
+    assert found == pytest.approx(float(pearson_distance(*forms, weights)))
+    forms = [dard_canonical(reward, transition, DISCOUNT, uniform[1]) for reward in (first, second)]
+    found = dard_distance(first, second, transition, DISCOUNT, coverage=weights)
+    assert found == pytest.approx(float(pearson_distance(*forms, weights)))

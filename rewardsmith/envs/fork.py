@@ -97,6 +97,40 @@ def fork(
     )
 
 
+def fork_pairs(
+    env: VectorEnv,
+    states: dict[str, np.ndarray],
+    observations: np.ndarray,
+    actions: np.ndarray,
+    act: Act,
+    length: int,
+    seed: int,
+    streams: np.ndarray | None = None,
+) -> Forked:
+    """Two roll-outs from each saved state, of the same random numbers: one of Q, one of V.
+
+    Rows 2i and 2i + 1 start at state i, the first with the action given, the second with a fresh one of the
+    policy; then both follow the policy.
+
+    Args:
+        observations, actions: (n, ...) what is seen in the saved states, and what to do first.
+        streams: (n,) see `fork`; None: each state its own.
+
+    The other arguments, and errors, are those of `fork`.
+    """
+    streams = np.arange(len(actions)) if streams is None else streams
+    fresh = act(observations, streams, -1)
+    return fork(
+        env,
+        {name: np.repeat(array, 2, axis=0) for name, array in states.items()},
+        act,
+        length,
+        seed,
+        first_action=np.stack([actions, fresh], axis=1).reshape(-1, *actions.shape[1:]),
+        streams=np.repeat(streams, 2),
+    )
+
+
 def _play(
     env: VectorEnv,
     states: dict[str, np.ndarray],

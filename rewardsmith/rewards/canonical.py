@@ -13,14 +13,28 @@ Transition = Float[Array, "S A S"]
 
 
 def expected_reward(reward: Reward, transition: Transition) -> Float[Array, "S A"]:
-    """r̄(s,a) = Σ_t P[s,a,t] r(s,a,t), 0 where P's row is zero; a table (S, A) is one already."""
+    """r̄(s,a) = Σ_t P[s,a,t] r(s,a,t), 0 where P's row is zero; a table (S, A) is one already.
+
+    Args:
+        reward: r, (S, A) or (S, A, S).
+        transition: P, (S, A, S).
+    """
     return reward if reward.ndim == 2 else jnp.einsum("sat,sat->sa", transition, reward)
 
 
 def shaped(
     reward: Float[Array, "S A"], transition: Transition, discount: float, potential: Float[Array, " S"]
 ) -> Float[Array, "S A"]:
-    """r(s,a) + γ Σ_t P[s,a,t] Φ(t) − Φ(s)."""
+    """r(s,a) + γ Σ_t P[s,a,t] Φ(t) − Φ(s): the same ranking of policies.
+
+    Source: Ng, Harada and Russell, ICML 1999.
+
+    Args:
+        reward: r, (S, A).
+        transition: P, (S, A, S).
+        discount: γ.
+        potential: Φ, (S,), in units of reward.
+    """
     return reward + discount * transition @ potential - potential[:, None]
 
 
@@ -47,6 +61,11 @@ def minimal(reward: Reward, transition: Transition, discount: float) -> Float[Ar
     """The member of r̄'s shaping orbit with the least Euclidean norm; unique for γ < 1.
 
     Source: Skalse et al., "STARC", ICLR 2024.
+
+    Args:
+        reward: r, (S, A) or (S, A, S).
+        transition: P, (S, A, S).
+        discount: γ < 1.
     """
     table = expected_reward(reward, transition)
     num_states, num_actions = table.shape
@@ -64,6 +83,12 @@ def epic_canonical(
     Knows nothing of P: invariant to shaping by any potential, in any world.
 
     Source: Gleave et al., "Quantifying differences in reward functions", ICLR 2021.
+
+    Args:
+        reward: r, (S, A) or (S, A, S).
+        discount: γ.
+        states: (S,), probabilities that S and T are drawn from.
+        actions: (A,), probabilities that A is drawn from.
     """
     full = _full(reward)
     mean = jnp.einsum("sat,a,t->s", full, actions, states)

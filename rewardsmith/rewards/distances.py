@@ -43,6 +43,19 @@ def starc_distance(
 
     Returns:
         The distance; 1 where one of the rewards alone is trivial (every policy is as good), 0 where both are.
+
+    Examples:
+        A reward, the same thrice as large and shaped by a potential, and its opposite:
+
+        >>> import jax.numpy as jnp
+        >>> from rewardsmith.rewards import shaped, starc_distance
+        >>> P = jnp.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
+        >>> r = jnp.array([[0.0, 0.0], [1.0, 0.0]])
+        >>> other = 3.0 * shaped(r, P, 0.9, jnp.array([0.0, 2.0]))
+        >>> bool(starc_distance(r, other, P, 0.9) < 1e-5)
+        True
+        >>> round(float(starc_distance(r, -r, P, 0.9)), 3)
+        2.0
     """
     if policy is None:
         policy = jnp.full(transition.shape[:2], 1.0 / transition.shape[1])
@@ -126,7 +139,12 @@ def dard_distance(
 def pearson_distance(
     first: Float[Array, "*shape"], second: Float[Array, "*shape"], weights: Float[Array, "*shape"]
 ) -> Float[Array, ""]:
-    """√((1 − ρ)/2) of two arrays under probability weights; √½ if one alone does not vary, 0 if both."""
+    """√((1 − ρ)/2) of two arrays under probability weights; √½ if one alone does not vary, 0 if both.
+
+    Args:
+        first, second: of one shape.
+        weights: of that shape too; probabilities, which sum to 1.
+    """
     first_unit, first_still = _standard_score(first, weights)
     second_unit, second_still = _standard_score(second, weights)
     # ‖u − v‖²/4 is (1 − ρ)/2 for unit vectors, without the digits that 1 − ρ loses where ρ is nearly 1.

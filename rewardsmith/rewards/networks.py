@@ -30,14 +30,17 @@ class RewardNetwork(eqx.Module):
 
     def __call__(self, observation: Shaped[Array, "*o"], action: Shaped[Array, "*a"]) -> Float[Array, "*w"]:
         """Of one step."""
-        vector = self.encoder(observation)
-        if self.kept is not None:
-            vector = vector * self.kept
+        vector = self.encoded(observation)
         if self.discrete:
             said = self.head(vector)
             return (said if self.width is None else said.reshape(-1, self.width))[action]
         said = self.head(jnp.concatenate([vector, action]))
         return said[0] if self.width is None else said
+
+    def encoded(self, observation: Shaped[Array, "*o"]) -> Float[Array, " f"]:
+        """What the head is given of an observation."""
+        vector = self.encoder(observation)
+        return vector if self.kept is None else vector * self.kept
 
     @property
     def count(self) -> int:
@@ -83,6 +86,10 @@ class LearnedReward(eqx.Module):
     """A reward learned from comparisons: M networks, and what the follower is given of what they say.
 
     Abstract: a subclass says what that is.
+
+    Attributes:
+        networks: every leaf with leading axis M.
+        visible: 1 where a picture is shown to the reward, 0 where not; None: all of it.
     """
 
     networks: eqx.AbstractVar[RewardNetwork]
@@ -105,6 +112,11 @@ class LearnedReward(eqx.Module):
         """What each member itself says of one step, neither normalised nor cut."""
         seen = self._seen(observation)
         return eqx.filter_vmap(lambda network: network(seen, action))(self.networks)
+
+    def encoded(self, observation: Shaped[Array, "*o"]) -> Float[Array, "m f"]:
+        """What each member's head is given of an observation."""
+        seen = self._seen(observation)
+        return eqx.filter_vmap(lambda network: network.encoded(seen))(self.networks)
 
     def measured(self, observation: Shaped[Array, "n *o"]) -> "LearnedReward":
         """The same with the moments of "batch" norms as these observations have them."""
@@ -143,6 +155,10 @@ def moments(
 
 def visible_pixels(observation: int | ImageSpec, visible: np.ndarray | None) -> UInt8[Array, "h w 1"] | None:
     """1 where a picture is shown to the reward, 0 where not; None: all of it.
+
+    Args:
+        observation: the size of a vector, or what pictures are like.
+        visible: (height, width) bool; None: all of it.
 
     Raises:
         InputError: a mask for vectors, or of another size than the picture.

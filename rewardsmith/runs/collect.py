@@ -8,7 +8,7 @@ import numpy as np
 
 from .._core import InputError, TrueReward, TrueRewardReader, stacked
 from ..bilevel import Needs
-from ..envs import VectorEnv, fork
+from ..envs import VectorEnv, fork, fork_pairs
 from ..envs.options import is_native
 from ..preferences import Clips, ComparisonQueue, Teacher, Trajectories, comparisons_due, unstacked
 from .config import TrainConfig
@@ -297,16 +297,14 @@ class Collector:
         steps = rng.integers(horizon, size=(count, needs.branches))
         chosen = (np.repeat(np.arange(count), needs.branches), steps.ravel())
         observation, taken = stacked(clips.observations, clips.stack)[chosen], clips.actions[chosen]
-        streams = np.arange(len(taken))
-        fresh = act(observation, streams, -1)
-        played = fork(
+        played = fork_pairs(
             self._forks,
-            {name: np.repeat(array[chosen], 2, axis=0) for name, array in _states(clips).items()},
+            {name: array[chosen] for name, array in _states(clips).items()},
+            observation,
+            taken,
             act,
             needs.branch_length,
             int(rng.integers(2**31)),
-            first_action=np.stack([taken, fresh], axis=1).reshape(-1, *taken.shape[1:]),
-            streams=np.repeat(streams, 2),
         )
         self.extra_steps += played.steps
         shape = (count, needs.branches, 2)

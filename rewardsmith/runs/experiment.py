@@ -154,9 +154,14 @@ class Experiment:
         """An environment's observations as networks take them: bytes of pictures, else float32."""
         return observation if self.spec.image else observation.astype(np.float32)
 
-    def explore(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Uniformly random actions of all environments, and their log-probabilities or log-densities."""
-        count, spec = self.config.num_envs, self.spec
+    def explore(self, rng: np.random.Generator, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Uniformly random actions of all environments, and their log-probabilities or log-densities.
+
+        Args:
+            rng: all randomness.
+            count: how many; None: one for each environment.
+        """
+        count, spec = self.config.num_envs if count is None else count, self.spec
         if spec.num_actions is not None:
             action = rng.integers(spec.num_actions, size=count).astype(np.int32)
             return action, np.full(count, -math.log(spec.num_actions), np.float32)

@@ -1,0 +1,1 @@
+"""What is looked at once a run is done: is its reward any good?"""
