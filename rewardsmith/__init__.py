@@ -32,6 +32,8 @@ from .bilevel import hypergradient as hypergradient
 from .bilevel import limit_hypergradient as limit_hypergradient
 from .bilevel import search as search
 from .bilevel import solve as solve
+from .exported import load_policy as load_policy
+from .exported import load_reward as load_reward
 from .follower import FollowerSolution as FollowerSolution
 from .follower import solve_follower as solve_follower
 from .mdp import MDP as MDP
