@@ -39,6 +39,10 @@ def unstacked(observations: np.ndarray, image: ImageSpec) -> np.ndarray:
     """Frames (n, stack − 1 + L, H, W, channels), each once, of L observations (n, L, *image.shape) in a row.
 
     The reverse of `stacked`, for experience that was not recorded by `Trajectories`.
+
+    Args:
+        observations: (n, L, H, W, channels · stack), the newest frame of a stack last.
+        image: how many channels and frames.
     """
     image.check(observations.shape[2:])
     first = observations[:, 0].reshape(-1, image.height, image.width, image.stack, image.channels)

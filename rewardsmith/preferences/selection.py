@@ -154,6 +154,7 @@ SELECTIONS: dict[str, Selection] = {
     "k-centre-entropy": Selection(k_centre_after_entropy, "far apart, of the uncertain half"),
     "influence": Selection(influence, "answers that are expected to move the hyper-gradient most"),
 }
+"""The rules by name, each with what it prefers."""
 
 
 def make_selection(name: str) -> Rule:

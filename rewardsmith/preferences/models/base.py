@@ -3,6 +3,7 @@
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -84,9 +85,21 @@ class ScoreModel(PreferenceModel):
 
     def losses(self, first: Prediction, second: Prediction, label: Float[Array, ""]) -> Float[Array, "M *k"]:
         """−y log P(first) − (1 − y) log P(second) of each member."""
+        return self.losses_at(self.noise.shifted(self.score(first, second)), label)
+
+    def losses_at(self, score: Float[Array, "*m"], label: Float[Array, ""]) -> Float[Array, "*m"]:
+        """The same of scores that have their margin already."""
         y = self.noise.softened(label)
-        score = self.noise.shifted(self.score(first, second))
         return -(y * self._log_probability(score)) - (1.0 - y) * self._log_probability(-score)
+
+    def information(self, score: Float[Array, "*m"]) -> Float[Array, "*m"]:
+        """Fisher's information of an answer about D, Σ_y P(y) (∂ log P(y)/∂D)²; P (1 − P) if logistic."""
+
+        def of(side: Float[Array, "*m"]) -> Float[Array, "*m"]:
+            log_chance, slope = jax.jvp(self._log_probability, (side,), (jnp.ones_like(side),))
+            return jnp.exp(log_chance) * slope**2
+
+        return of(score) + of(-score)
 
     def loss(self, first, second, label, groups=None):
         """See `PreferenceModel.loss`."""

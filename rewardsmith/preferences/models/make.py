@@ -13,6 +13,7 @@ PREFERENCE_MODELS = {
     "general": "a skew-symmetric form of two embeddings, which may be cyclic (Zhang et al., 2024)",
     "mixture": "groups of labellers with rewards of their own (Chakraborty et al., ICML 2024)",
 }
+"""The models by name, each with the law it takes answers to follow."""
 
 
 def make_preference_model(

@@ -73,6 +73,10 @@ def group_sizes(log_likelihood: Float[Array, "L K"]) -> Float[Array, " K"]:
     """p that goes with the responsibilities it gives: its own maximisation step, until it stands.
 
     One labeller is added to each group, so that none dies out.
+
+    Args:
+        log_likelihood: (L, K), the sum over a labeller's answers of their log-probability in each group,
+            nats.
     """
     labellers, groups = log_likelihood.shape
 

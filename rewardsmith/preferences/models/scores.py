@@ -124,6 +124,10 @@ class General(ScoreModel):
 
 
 def skew_product(first: Float[Array, "*m n"], second: Float[Array, "*m n"]) -> Float[Array, "*m"]:
-    """⟨R u, v⟩ = Σ_j (u_{2j} v_{2j+1} − u_{2j+1} v_{2j}): changes its sign when u and v are swapped."""
+    """⟨R u, v⟩ = Σ_j (u_{2j} v_{2j+1} − u_{2j+1} v_{2j}): changes its sign when u and v are swapped.
+
+    Args:
+        first, second: u and v, (*m, n) with n even.
+    """
     u, v = (vector.reshape(*vector.shape[:-1], -1, 2) for vector in (first, second))
     return jnp.sum(u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0], axis=-1)
