@@ -15,7 +15,7 @@ import tyro
 
 from ._core import InputError, choose_device, keep_compiled, keep_freed_memory, memory_used
 from .cli_exact import compare, solve
-from .cli_judge import report
+from .cli_judge import export, influence, report
 from .cli_sweep import compare_runs, names_runs, sweep, tune
 from .runs.check.config import CheckConfig
 from .runs.choices import ESTIMATORS, METHODS, PREFERENCE_MODELS, SELECTIONS, TEACHERS
@@ -233,6 +233,8 @@ _COMMANDS = {
     "label": label,
     "plot": plot,
     "report": report,
+    "influence": influence,
+    "export": export,
     "solve": solve,
     "compare": compare,
     "compare-runs": compare_runs,

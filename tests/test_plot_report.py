@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from matplotlib.image import imread
 
 from rewardsmith._core import InputError
+from rewardsmith.runs.figures import run_figures
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.metrics import Metrics
-from rewardsmith.runs.plot import plot_runs, run_figures
+from rewardsmith.runs.plot import plot_runs
 from rewardsmith.runs.report import write_report
 from rewardsmith.runs.statistics import interquartile_mean, mean_interval, summarise
 
@@ -27,7 +28,16 @@ CONFIG = {
     "steps": 2000,
     "comparisons": 20,
 }
-TITLES = ["True return", "Preferences", "Hyper-gradient", "Policy", "Learner", "Time"]
+TITLES = [
+    "True return",
+    "Preferences",
+    "Hyper-gradient",
+    "How far to trust it",
+    "Has the policy answered?",
+    "Policy",
+    "Learner",
+    "Time",
+]
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -63,7 +73,8 @@ def make_run(path, points=5, evaluations=True, columns=None, **config):
         if config["method"] != "sac":
             record(
                 **common, kind="leader", preference_accuracy=0.9, preference_loss=0.3, first_norm=1.0,
-                second_norm=0.1 * index, cosine=-0.5,
+                second_norm=0.1 * index, cosine=-0.5, effective_share=0.9, bellman_residual=0.5,
+                step_ratio=4.0,
             )  # fmt: skip
     metrics.flush()
     return folder.path
@@ -242,6 +253,7 @@ def test_every_figure_is_there_in_the_colours_of_the_page(tmp_path):
         (["true_return_std"], []),
         (["cosine"], ["Hyper-gradient"]),
         (["second_norm", "q_mean"], ["Hyper-gradient", "Learner"]),
+        (["step_ratio", "bellman_residual"], ["How far to trust it", "Has the policy answered?"]),
         (["share_leader"], ["Time"]),
     ],
 )

@@ -56,11 +56,13 @@ def test_a_new_folder_holds_the_settings_and_the_versions(tmp_path):
 
 def test_names_of_the_files(tmp_path):
     folder = RunFolder(tmp_path)
-    names = "config metrics comparisons checkpoints film report curves eval".split()
+    names = (
+        "config metrics comparisons checkpoints film report curves eval snapshots audit audit_films".split()
+    )
     found = [getattr(folder, f"{name}_path").relative_to(tmp_path).as_posix() for name in names]
     assert found == [
         "config.json", "metrics.parquet", "comparisons.parquet", "checkpoints",
-        "film.mp4", "report.html", "curves.png", "eval.json",
+        "film.mp4", "report.html", "curves.png", "eval.json", "snapshots", "audit.json", "audit",
     ]  # fmt: skip
     assert folder.checkpoint_path(50_000) == tmp_path / "checkpoints" / "step_000050000.safetensors"
 
@@ -109,7 +111,18 @@ def test_open_says_what_is_wrong(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-# --- checkpoints
+# --- checkpoints and snapshots
+
+
+def test_snapshots_beyond_a_step_are_forgotten(tmp_path):
+    folder = make_folder(tmp_path)
+    assert folder.snapshot_steps() == []
+    folder.snapshots_path.mkdir()
+    for step in (3000, 1000, 2_000_000_000):
+        folder.snapshot_path(step).touch()
+    (folder.snapshots_path / "notes.txt").touch()
+    folder.forget_snapshots(after=1000)
+    assert folder.snapshot_steps() == [1000] and (folder.snapshots_path / "notes.txt").exists()
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
@@ -188,7 +201,10 @@ def test_the_lock_sweeps_what_a_killed_process_left_half_written(tmp_path):
     whole = folder.save_checkpoint(1, 1)
     half = folder.checkpoints_path / ".step_000000002-abc.safetensors"
     half.write_bytes(b"half")
+    folder.snapshots_path.mkdir()
+    (folder.snapshots_path / half.name).write_bytes(b"half")
     with folder.lock():
+        assert list(folder.snapshots_path.iterdir()) == []
         assert list(folder.checkpoints_path.iterdir()) == [whole]
 
 

@@ -15,6 +15,7 @@ BELOW_PROBLEM = {"_core", "mdp", "rewards", "preferences", "envs"}
 ALL = BELOW_PROBLEM | {
     "follower",
     "agents",
+    "exported",
     "problem",
     "upper_losses",
     "bilevel",
@@ -30,6 +31,7 @@ MAY_IMPORT = {
     "envs": {"_core"},
     "follower": {"mdp", "envs", "_core"},
     "agents": {"mdp", "envs", "_core"},
+    "exported": {"rewards", "preferences", "agents", "_core"},
     # The Bradley–Terry loss is a formula that the preference problem is made of.
     "problem": {"mdp", "rewards", "preferences", "_core"},
     "upper_losses": {"problem", "mdp", "_core"},

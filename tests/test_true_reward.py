@@ -20,7 +20,8 @@ PACKAGE = Path(rewardsmith.__file__).parent
 # Whoever holds a `TrueRewardReader` can read true rewards: those that teach, evaluate, write checkpoints,
 # and the one method that is given the true reward.
 READERS = {"preferences/teachers.py"} | {
-    f"runs/{name}.py" for name in ("evaluate", "seat", "fused", "collect", "people")
+    f"runs/{name}.py"
+    for name in ("evaluate", "seat", "fused", "collect", "people", "audit/coverage", "audit/play")
 }
 # Rooms of learners: they must not so much as name the type.
 BLIND = {"agents", "bilevel", "rewards", "follower", "mdp", "problem.py"}
@@ -220,10 +221,12 @@ def test_each_reader_names_its_own_reason():
     allowed = {
         "preferences/teachers.py": {"TEACHER"},
         "runs/evaluate.py": {"EVALUATOR"},
+        "runs/audit/coverage.py": {"EVALUATOR"},
         "runs/seat.py": {"CEILING"},
         "runs/fused.py": {"CEILING"},
         "runs/collect.py": {"CHECKPOINT"},
         "runs/people.py": {"CHECKPOINT"},
+        "runs/audit/play.py": {"EVALUATOR"},
     }
     assert allowed.keys() == READERS
     for name, reasons in allowed.items():

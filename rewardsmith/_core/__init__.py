@@ -17,6 +17,7 @@ from .image import ImageSpec as ImageSpec
 from .image import stacked as stacked
 from .mlp import MLP as MLP
 from .optimiser import adam as adam
+from .optimiser import skipped as skipped
 from .solution import RESULTS as RESULTS
 from .traced_reward import TracedTrueReward as TracedTrueReward
 from .true_reward import TrueReward as TrueReward

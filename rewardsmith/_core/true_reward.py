@@ -40,6 +40,10 @@ class TrueReward:
         """Shape of the sealed array; it says nothing of the numbers."""
         return self.__values.shape
 
+    def is_finite(self) -> bool:
+        """Whether all numbers are: a broken simulator shows, and nothing else does."""
+        return bool(np.isfinite(self.__values).all())
+
     def reveal(self, reader: TrueRewardReader) -> np.ndarray:
         """A copy of the numbers (float64), for a reader allowed to have them."""
         if not isinstance(reader, TrueRewardReader):

@@ -23,10 +23,20 @@ from .replay import Replay, Transition, sample
 _SHARE_OF_UNIFORM = 0.89
 
 RewardFn = Callable[[Transition], Float[Array, ""]]
+"""r of one step. It is asked anew at every update, so that a reward that changes pays old steps too."""
 
 
 class SACState(eqx.Module):
-    """All that soft actor-critic carries from update to update."""
+    """All that soft actor-critic carries from update to update.
+
+    Attributes:
+        policy: π.
+        critic: Q, twice.
+        target_critic: what the targets of Q are made with; follows `critic`.
+        log_temperature: log τ.
+        policy_optimiser, critic_optimiser, temperature_optimiser: Adam's moments.
+        updates: done so far.
+    """
 
     policy: Policy
     critic: Critic
@@ -44,7 +54,15 @@ class SACState(eqx.Module):
 
 
 class SACStats(eqx.Module):
-    """What one call of `SAC.update` saw, averaged over its updates."""
+    """What one call of `SAC.update` saw, averaged over its updates.
+
+    Attributes:
+        critic_loss: ½ Σ (Q − y)² over both critics, in units of reward squared.
+        actor_loss: E[τ log π − min Q], in units of reward.
+        entropy: of the policy, in nats.
+        q_mean: of both critics on the batch, in units of reward.
+        temperature: τ, in units of reward per nat.
+    """
 
     critic_loss: Float[Array, ""]
     actor_loss: Float[Array, ""]
@@ -70,6 +88,7 @@ class SAC(eqx.Module):
         target_every: updates between two copies of the critics into the targets, in place of `polyak`.
         adam_epsilon: Adam's ε.
         decay_updates: updates over which the learning rate falls to 0 along a line; None: it stays.
+        skip_not_finite: whether a gradient that is not finite moves nothing.
     """
 
     hidden: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
@@ -82,6 +101,7 @@ class SAC(eqx.Module):
     target_every: int | None = eqx.field(static=True, default=None)
     adam_epsilon: float = eqx.field(static=True, default=1e-8)
     decay_updates: int | None = eqx.field(static=True, default=None)
+    skip_not_finite: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         if not 0.0 <= self.discount < 1.0:
@@ -254,14 +274,25 @@ class SAC(eqx.Module):
         rate: Any = self.learning_rate
         if self.decay_updates is not None:
             rate = optax.linear_schedule(rate, 0.0, self.decay_updates)
-        return adam(rate, self.adam_epsilon)
+        return adam(rate, self.adam_epsilon, skip_not_finite=self.skip_not_finite)
 
 
 def act(policy: Policy, observation: Shaped[Array, "n *o"], key: PRNGKeyArray) -> Shaped[Array, "n *a"]:
-    """One sampled action for each observation."""
+    """One sampled action for each observation.
+
+    Args:
+        policy: π.
+        observation: (n, *o).
+        key: split into one for each.
+    """
     return jax.vmap(policy.sample)(observation, jax.random.split(key, observation.shape[0]))
 
 
 def act_greedily(policy: Policy, observation: Shaped[Array, "n *o"]) -> Shaped[Array, "n *a"]:
-    """The mode of the policy at each observation."""
+    """The mode of the policy at each observation.
+
+    Args:
+        policy: π.
+        observation: (n, *o).
+    """
     return jax.vmap(policy.mode)(observation)

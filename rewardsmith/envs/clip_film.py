@@ -119,9 +119,20 @@ def clip_frames(
     boxes: tuple[Box, ...] = (),
     size: tuple[int, int] = _SIZE,
 ) -> np.ndarray:
-    """The clip in colour, (L, H, W, 3) uint8: frame i is what action i led to. Arguments as of `film_clip`.
+    """The clip in colour, (L, H, W, 3) uint8: frame i is what action i led to.
 
     Behind the end of an episode the last frame is repeated.
+
+    Args:
+        env_id: as for `make`.
+        state_row: the state before the clip's first step, as for `film_clip`.
+        actions: (L, *act) as the learner stores them: in [-1, 1], or indices.
+        options: those the clip was recorded with.
+        boxes: made black, in pixels of what is drawn; see `hidden_boxes`.
+        size: width and height in pixels; tasks other than MuJoCo's have sizes of their own.
+
+    Raises:
+        InputError: as `film_clip`.
     """
     with ClipFilmer(env_id, options=options, boxes=boxes, size=size) as filmer:
         return filmer.frames(state_row, actions)

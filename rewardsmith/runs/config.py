@@ -148,6 +148,9 @@ class TrainConfig:
     """Adam's ε, for the same."""
     decay_steps: int | None = None
     """Environment steps over which the learning rate falls to 0 along a line; none: it stays."""
+    skip_not_finite: bool = False
+    """Leave out updates of policy and reward whose gradients are not finite, up to ten in a row; else the run
+    stops at the first."""
     target_every: int | None = None
     """Updates between two copies of the critics into their targets; none: they follow smoothly."""
     batch_size: int = 256

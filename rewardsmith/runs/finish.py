@@ -13,15 +13,14 @@ import numpy as np
 
 from .._core import InputError
 from .._core.atomic import writing
-from .._core.serialise import load_tree
-from ..agents import CategoricalPolicy, Policy, TanhGaussianPolicy
 from ..envs import film
-from ..rewards import LearnedReward
-from .config import TrainConfig
+from .audit.run import audit_run, is_cheap
 from .evaluate import evaluate
-from .experiment import Experiment
 from .folder import RunFolder
-from .parts import make_env, seen_by_networks
+from .loading import load_policy as load_policy
+from .loading import load_reward as load_reward
+from .loading import newest_checkpoint as newest_checkpoint
+from .parts import make_env
 from .plot import plot_runs
 from .report import write_report
 
@@ -29,16 +28,11 @@ _FILM_SEED = 0
 _FINAL_EPISODES = 20
 
 
-class _PolicyOnly(eqx.Module):
-    """As much of `SACState` as an evaluation reads from a checkpoint."""
-
-    policy: Policy
-
-
 def finish(folder: RunFolder, *, with_film: bool = True) -> None:
-    """Evaluate a finished run, film it, draw its curves, write its report, and print where they are.
+    """Evaluate a finished run, film it, draw its curves, audit it, write its report; print where they are.
 
-    A film that cannot be drawn on this machine is a warning, not the end.
+    A film that cannot be drawn on this machine is a warning, not the end. An audit that would take long
+    beside the run, and that of a run without a film, is left to ``rewardsmith report``.
     """
     result = evaluate_run(folder.path, _FINAL_EPISODES, seed=0)
     if with_film:
@@ -48,7 +42,8 @@ def finish(folder: RunFolder, *, with_film: bool = True) -> None:
             folder.warn(f"no film: {error}")
             print(f"warning: no film: {error}")
     plot_runs([folder.path], folder.curves_path)
-    write_report(folder.path)
+    audit = audit_run(folder.path) if with_film and is_cheap(folder) else None
+    write_report(folder.path, audit=audit)
     print(
         f"true return {result['mean']:.1f} ± {result['std']:.1f} over {result['episodes']} episodes "
         f"after {result['step']:,} steps"
@@ -109,47 +104,3 @@ def film_run(path: Path | str, seed: int) -> Path:
         return spec.from_policy(np.asarray(sample(seen, key) if config.eval_sampled else mode(seen)))
 
     return film(config.env, act, folder.film_path, seed=seed, options=options)
-
-
-def newest_checkpoint(folder: RunFolder) -> Path:
-    """The newest good checkpoint of a run; those that were skipped are told.
-
-    Raises:
-        InputError: there is none.
-    """
-    checkpoint, skipped = folder.latest_valid_checkpoint()
-    for line in skipped:
-        print(line)
-    if checkpoint is None:
-        raise InputError(
-            f"{folder.path} has no checkpoint yet: go on with rewardsmith train --resume {folder.path}"
-        )
-    return checkpoint
-
-
-def load_reward(folder: RunFolder, config: TrainConfig) -> tuple[Experiment, LearnedReward, int]:
-    """The learned reward of a run's newest good checkpoint, with the run's programs and the step."""
-    with contextlib.closing(make_env(config, 1)) as env:
-        experiment = Experiment(config, env.spec)
-    _, leader = jax.eval_shape(experiment.init, jax.random.key(0))
-    like = {"leader": leader, "step": np.asarray(0)}
-    part = load_tree(newest_checkpoint(folder), like, allow_extra=True)
-    return experiment, part["leader"].x, int(part["step"])
-
-
-def load_policy(path: Path | str) -> tuple[RunFolder, TrainConfig, Policy, int]:
-    """The policy of a run's newest good checkpoint, with the run's folder and settings and its step."""
-    folder = RunFolder.open(path)
-    config = TrainConfig.from_json(folder.config)
-    checkpoint = newest_checkpoint(folder)
-    with contextlib.closing(make_env(config, 1)) as env:
-        spec = env.spec
-    make_policy = TanhGaussianPolicy if spec.num_actions is None else CategoricalPolicy
-    like = {
-        "follower": _PolicyOnly(
-            make_policy(*seen_by_networks(config, spec), config.hidden, key=jax.random.key(0))
-        ),
-        "step": np.asarray(0),
-    }
-    part = load_tree(checkpoint, like, allow_extra=True)
-    return folder, config, part["follower"].policy, int(part["step"])

@@ -20,8 +20,9 @@ from rewardsmith._core import InputError
 from rewardsmith._core.atomic import writing
 from rewardsmith._core.serialise import check_tree_file, save_tree
 
-_CHECKPOINT = re.compile(r"step_(\d+)\.safetensors")
+_NUMBERED = re.compile(r"step_(\d+)\.safetensors")
 _KEPT_CHECKPOINTS = 2
+_HALF_WRITTEN = ("checkpoints/.step_*", "snapshots/.step_*", ".metrics-*", ".comparisons-*", ".config-*")
 _RECORDED_VERSIONS = ("jax", "jaxlib", "equinox", "optax", "mujoco", "gymnasium", "numpy", "polars")
 
 
@@ -32,7 +33,8 @@ class RunFolder:
     ::
 
         config.json   metrics.parquet   comparisons.parquet   checkpoints/step_000050000.safetensors
-        eval.json     film.mp4          report.html           curves.png
+        eval.json     film.mp4          report.html           snapshots/step_000012000.safetensors
+        audit.json    curves.png        audit/
 
     Attributes:
         path: the folder.
@@ -116,6 +118,21 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def snapshots_path(self) -> Path:
+        """The folder of the snapshots."""
+        return self.path / "snapshots"
+
+    @property
+    def audit_path(self) -> Path:
+        """What the last audit measured."""
+        return self.path / "audit.json"
+
+    @property
+    def audit_films_path(self) -> Path:
+        """The folder of its films."""
+        return self.path / "audit"
+
+    @property
     def film_path(self) -> Path:
         """The policy at work."""
         return self.path / "film.mp4"
@@ -164,11 +181,25 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """All checkpoints, by step, the newest last; damaged ones too."""
-        return [path for _, path in self._numbered_checkpoints()]
+        return [path for _, path in _numbered(self.checkpoints_path)]
 
     def steps(self) -> set[int]:
         """Environment steps of which there are checkpoints; damaged ones too."""
-        return {step for step, _ in self._numbered_checkpoints()}
+        return {step for step, _ in _numbered(self.checkpoints_path)}
+
+    def snapshot_path(self, step: int) -> Path:
+        """Where the snapshot of environment step `step` lies."""
+        return self.snapshots_path / f"step_{step:09d}.safetensors"
+
+    def snapshot_steps(self) -> list[int]:
+        """Environment steps of which there are snapshots, increasing."""
+        return [step for step, _ in _numbered(self.snapshots_path)]
+
+    def forget_snapshots(self, after: int) -> None:
+        """Delete the snapshots of steps after `after`: the run goes on from there."""
+        for step, path in _numbered(self.snapshots_path):
+            if step > after:
+                path.unlink(missing_ok=True)
 
     def latest_valid_checkpoint(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint that is whole, or None; and a line for each newer one that was skipped."""
@@ -182,7 +213,7 @@ class RunFolder:
         """
         path = self.checkpoint_path(step)
         save_tree(path, tree, metadata)
-        numbered = self._numbered_checkpoints()
+        numbered = _numbered(self.checkpoints_path)
         kept = [old for number, old in numbered if number <= step][-_KEPT_CHECKPOINTS:]
         for _, old in numbered:
             if old not in kept:
@@ -210,16 +241,10 @@ class RunFolder:
                 raise InputError(
                     f"another process is at work in {self.path}: wait for it or give another --out"
                 ) from error
-            for pattern in ("checkpoints/.step_*", ".metrics-*", ".comparisons-*", ".config-*"):
+            for pattern in _HALF_WRITTEN:
                 for leftover in self.path.glob(pattern):
                     leftover.unlink(missing_ok=True)
             yield
-
-    def _numbered_checkpoints(self) -> list[tuple[int, Path]]:
-        if not self.checkpoints_path.is_dir():
-            return []
-        matches = ((_CHECKPOINT.fullmatch(path.name), path) for path in self.checkpoints_path.iterdir())
-        return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def newest_common_checkpoints(folders: Sequence[RunFolder]) -> tuple[list[Path] | None, list[str]]:
@@ -241,6 +266,13 @@ def newest_common_checkpoints(folders: Sequence[RunFolder]) -> tuple[list[Path] 
         else:
             return paths, skipped
     return None, skipped
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    if not folder.is_dir():
+        return []
+    matches = ((_NUMBERED.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def _refuse_occupied(path: Path) -> None:

@@ -33,7 +33,11 @@ _SHARE_OF_PENALTY = 0.3
 
 def reward_optimiser(config: TrainConfig) -> optax.GradientTransformation:
     """What turns a gradient into a step of the reward."""
-    return adam(config.reward_learning_rate, weight_decay=config.reward_weight_decay)
+    return adam(
+        config.reward_learning_rate,
+        weight_decay=config.reward_weight_decay,
+        skip_not_finite=config.skip_not_finite,
+    )
 
 
 def make_sac(config: TrainConfig) -> SAC:
@@ -48,6 +52,7 @@ def make_sac(config: TrainConfig) -> SAC:
         target_entropy=config.target_entropy,
         target_every=config.target_every,
         adam_epsilon=config.adam_epsilon,
+        skip_not_finite=config.skip_not_finite,
         decay_updates=None if decay is None else max(1, round(decay * config.updates_per_step)),
     )
 

@@ -1,7 +1,5 @@
-"""Learning curves: several runs overlaid, and the small figures of one run's report."""
+"""Learning curves: several runs overlaid; and the look of all figures."""
 
-import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +11,9 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rewardsmith._core import InputError
 from rewardsmith._core.atomic import writing
@@ -39,8 +36,6 @@ _METHODS = {
     "sac": "SAC on the true reward",
 }
 
-# Stands for the colour of the text of the page that an SVG is put into.
-_INK = "#010203"
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     # Names of environments are the user's, and a `$` in one is no formula.
@@ -128,150 +123,6 @@ def plot_runs(paths: Sequence[Path | str], out: Path | str, labels: Mapping[Path
     return out
 
 
-def run_figures(path: Path | str) -> dict[str, str]:
-    """The figures of one run as inline SVG, by title, in reading order; those without data are left out.
-
-    Text and frames take the colour of the page's text (``currentColor``) and a curve that of the page's
-    ``--curve-0``, ``--curve-1``, ... if it sets them, so a figure suits light and dark pages. No two
-    figures share an ``id``.
-    """
-    metrics = read_metrics(path)
-    figures = {}
-    with house_style(ink=_INK):
-        for title, wanted in _FIGURES.items():
-            present = [panel for panel in wanted if panel.has_data(metrics)]
-            if present:
-                figures[title] = _svg(title, present, metrics)
-    return figures
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One pair of axes: which columns, and how."""
-
-    ylabel: str
-    columns: list[str]
-    spread: str | None = None
-    percent: bool = False
-    log: bool = False
-    stacked: bool = False
-    from_zero: bool = False
-    reference: float | None = None
-    limits: tuple[float, float] | None = None
-
-    def has_data(self, rows: pl.DataFrame) -> bool:
-        return any(len(_curve(rows, column)[0]) for column in self.columns)
-
-    def draw(self, axes: Axes, rows: pl.DataFrame) -> None:
-        labels = {
-            "first_norm": "first term",
-            "second_norm": "second term",
-            "share_env": "environment",
-            "share_learner": "learner",
-            "share_leader": "leader",
-        }
-        curves = {column: _curve(rows, column) for column in self.columns}
-        curves = {column: curve for column, curve in curves.items() if len(curve[0])}
-        if self.log:
-            curves = {column: (x, np.where(y > 0, y, np.nan)) for column, (x, y) in curves.items()}
-        if self.percent:
-            curves = {column: (x, np.clip(y, 0, 1)) for column, (x, y) in curves.items()}
-        if self.stacked:
-            _stack(axes, {labels[column]: curve for column, curve in curves.items()})
-        else:
-            for color, (column, (x, y)) in zip(PALETTE, curves.items(), strict=False):
-                # A lone point has no line to be seen by.
-                marker = "o" if len(x) < 3 else None
-                axes.plot(x, y, color=color, label=labels.get(column), marker=marker, markersize=4)
-        if self.spread:
-            self._draw_spread(axes, rows)
-        if self.reference is not None:
-            axes.axhline(self.reference, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
-        if self.log and any(np.isfinite(y).any() for _, y in curves.values()):
-            axes.set_yscale("log")
-            # The usual labels are formulas, which `_STYLE` turns off.
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        if self.percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        if self.limits:
-            axes.set_ylim(*self.limits)
-        if self.from_zero:
-            axes.set_ylim(bottom=0)
-        axes.set_ylabel(self.ylabel)
-        if len(curves) > 1:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.1, handlelength=1.2)
-
-    def _draw_spread(self, axes: Axes, rows: pl.DataFrame) -> None:
-        both = rows.drop_nulls([self.columns[0], str(self.spread)])
-        x, mean = _curve(both, self.columns[0])
-        spread_x, spread = _curve(both, str(self.spread))
-        if len(x) and np.array_equal(x, spread_x):
-            axes.fill_between(
-                x, mean - spread, mean + spread, color=PALETTE[0], alpha=0.2, linewidth=0, label="± 1 s.d."
-            )
-            axes.legend(loc="best")
-
-
-_FIGURES = {
-    "True return": [_Panel("return of an episode", ["true_return"], spread="true_return_std")],
-    "Preferences": [
-        _Panel("accuracy", ["preference_accuracy"], percent=True, reference=0.5),
-        _Panel("loss (nats)", ["preference_loss"]),
-    ],
-    "Hyper-gradient": [
-        _Panel("norm of a term", ["first_norm", "second_norm"], log=True),
-        _Panel("cosine", ["cosine"], reference=0.0, limits=(-1.05, 1.05)),
-    ],
-    "Policy": [_Panel("temperature τ", ["temperature"]), _Panel("entropy (nats)", ["entropy"])],
-    "Learner": [
-        _Panel("critic loss", ["critic_loss"]),
-        _Panel("actor loss", ["actor_loss"]),
-        _Panel("mean Q", ["q_mean"]),
-    ],
-    "Time": [
-        _Panel("share", ["share_env", "share_learner", "share_leader"], percent=True, stacked=True),
-        _Panel("steps per second", ["steps_per_second"], from_zero=True),
-    ],
-}
-
-
-def _stack(axes: Axes, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    steps = np.unique(np.concatenate([x for x, _ in curves.values()]))
-    layers = [np.interp(steps, x, y) for x, y in curves.values()]
-    axes.stackplot(steps, layers, labels=list(curves), colors=PALETTE[: len(layers)], alpha=0.85, linewidth=0)
-    axes.set_ylim(0, 1)
-
-
-def _svg(title: str, panels: list[_Panel], rows: pl.DataFrame) -> str:
-    # Few points wide, for text legible on a phone; of one height, for cards in even rows.
-    figure = Figure(figsize=(4.7, 3.3), layout="constrained")
-    FigureCanvasSVG(figure)
-    grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, panel in zip(grid, panels, strict=True):
-        panel.draw(axes, rows)
-    count_axis(grid[-1], "environment steps")
-    figure.align_ylabels(list(grid))
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return _inline(buffer.getvalue(), title)
-
-
-def _inline(svg: str, title: str) -> str:
-    """An SVG file as an element of a page: no prologue, no fixed size, ids of its own, page's text colour."""
-    svg = svg[svg.index("<svg") :]
-    prefix = re.sub(r"\W+", "-", title.lower())
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
-    for index, color in enumerate(PALETTE):
-        svg = svg.replace(color, f"var(--curve-{index}, {color})")
-    return svg.replace(_INK, "currentColor")
-
-
 def _draw_environment(row: np.ndarray, columns: list[str], runs: list[_Run], colors: dict[str, str]) -> None:
     labels = sorted({run.label for run in runs})
     for axes, column in zip(row, columns, strict=True):
@@ -332,11 +183,6 @@ def _load(path: Path, label: str | None) -> _Run:
 
 def _positive(run: _Run) -> pl.DataFrame:
     return run.evaluations.filter(pl.col("comparisons") > 0)
-
-
-def _curve(rows: pl.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    table = rows.select("step", column).drop_nulls()
-    return clean(table["step"].to_numpy(), table[column].to_numpy())
 
 
 def count_axis(axes: Axes, label: str) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from .._core import InputError
 from .metrics import Metrics
 
 
@@ -34,14 +33,6 @@ class Recorder:
         self._metrics.record(
             step=step, kind=kind, seconds=seconds, steps_per_second=rate, **shares, **columns
         )
-
-    def check_finite(self, step: int, what: str, value: Any) -> None:
-        """`InputError` where `value` is not a number or infinite."""
-        if not np.isfinite(np.asarray(value)):
-            raise InputError(
-                f"{what} is not finite at step {step}: the last checkpoint is kept; "
-                "start anew with a lower --learning-rate or --reward-learning-rate"
-            )
 
     def flush(self) -> None:
         """Write all rows."""

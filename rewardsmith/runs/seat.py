@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from .._core import TrueReward, TrueRewardReader
-from ..agents import Policy
+from .._core import TrueReward, TrueRewardReader, skipped
+from ..agents import Policy, SACState
+from ..bilevel import LeaderState
 from ..envs import StepResult, VectorEnv
 from .collect import Collector
 from .config import TrainConfig
@@ -15,13 +16,15 @@ from .evaluate import evaluate
 from .experiment import Experiment
 from .folder import RunFolder
 from .fused import Steps
+from .health import SKIPPED, check_seen
 from .recorder import Recorder
+from .snapshots import save_snapshot, snapshot_steps
 
 # Streams of randomness on the host: each use draws from default_rng((seed, stream, step)), so that no
 # generator's state needs saving and a resumed run draws what an uninterrupted one would have.
 EXPLORE, CLIPS, RESET, EVALUATE, SESSION, REPLAY, RESIDUAL, SNAPSHOT = range(8)
 
-_EARLY_ENDS = (
+EARLY_ENDS = (
     "episodes of this environment end early, and when they end tells of the true reward: "
     "read comparisons between methods with care (clips have a fixed length and never cross an end)"
 )
@@ -56,6 +59,7 @@ class Seat:
             self.collector = Collector(config, experiment.needs, env)
             self.desk = make_desk(experiment, folder.path, tell, stopping)
         self.recorder = Recorder(folder.metrics_path)
+        self._kept = snapshot_steps(config, env.spec)
 
     def rng(self, stream: int, step: int) -> np.random.Generator:
         """All randomness of one use on the host."""
@@ -76,16 +80,21 @@ class Seat:
         return np.stack([action for action, _ in drawn]), np.stack([likely for _, likely in drawn])
 
     def act(
-        self, action: np.ndarray, log_prob: np.ndarray | None
+        self, step: int, action: np.ndarray, log_prob: np.ndarray | None
     ) -> tuple[StepResult, dict[str, np.ndarray]]:
         """Step the environments; what came of it, and the arrays of its transitions by name.
 
         Args:
+            step: of the run, before this one.
             action: (N, ...) of the policy.
             log_prob: (N,), where the leader wants it.
+
+        Raises:
+            InputError: an observation or a true reward that is not finite.
         """
         before = {} if self.collector is None else self.collector.before(self.env)
         result = self.env.step(self.env.spec.from_policy(action))
+        check_seen(self.env.spec.env_id, step, result.next_observation, result.reward)
         if log_prob is not None and self._experiment.needs.log_prob:
             before["log_prob"] = log_prob
         transitions = self.transitions(action, result)
@@ -93,7 +102,7 @@ class Seat:
         self.observation = result.observation
         return result, transitions
 
-    def record(self, steps: Steps | None, count: int) -> None:
+    def record(self, step: int, steps: Steps | None, count: int) -> None:
         """The first `count` of a fused loop's steps into the record from which clips are cut."""
         if steps is None or self.collector is None:
             return
@@ -103,6 +112,7 @@ class Seat:
             extras["log_prob"] = np.asarray(steps.log_prob)
         seen = (steps.observation, steps.action, steps.terminated, steps.truncated)
         observation, action, terminated, truncated = (np.asarray(array) for array in seen)
+        check_seen(self.env.spec.env_id, step, observation[:count], reward[:count])
         for index in range(count):
             own = {name: array[index] for name, array in extras.items()}
             self._record(
@@ -121,8 +131,8 @@ class Seat:
         if self.collector is None:
             return
         self.collector.append(observation, action, terminated | truncated, reward, extras)
-        if terminated.any() and self.folder.warn(_EARLY_ENDS):
-            self._tell(f"warning: {_EARLY_ENDS}")
+        if terminated.any() and self.folder.warn(EARLY_ENDS):
+            self._tell(f"warning: {EARLY_ENDS}")
 
     def transitions(self, action: np.ndarray, result: StepResult) -> dict[str, np.ndarray]:
         """What the learner stores of a step."""
@@ -147,6 +157,18 @@ class Seat:
             "episode_length": float(found.lengths.mean()),
         }
 
+    def keep_if_due(self, step: int, own: Callable[[], tuple[SACState, LeaderState | None]]) -> None:
+        """Write a snapshot where one falls on this step; none before there is a reward to follow.
+
+        Args:
+            step: environment steps by now.
+            own: this run's follower and leader.
+        """
+        due = any(step - self.config.num_envs < kept <= step for kept in self._kept)
+        if due and (self.collector is None or self.compared > 0):
+            follower, leader = own()
+            save_snapshot(self.folder, step, follower.policy, None if leader is None else leader.x)
+
     def start_anew(self, step: int) -> None:
         """Reset environments that cannot be restored, as a resumed run does, so that both go on alike."""
         self.observation = self.env.reset(int(self.rng(RESET, step).integers(2**31)))
@@ -168,6 +190,7 @@ class Seat:
 
     def set_state(self, state: dict[str, Any], step: int) -> None:
         """Put back what `get_state` gave at `step`, and forget the metrics recorded since."""
+        self.folder.forget_snapshots(step)
         self.observation = state["observation"]
         if self.env.restorable:
             self.env.set_state(state["env"])
@@ -183,6 +206,8 @@ class Seat:
         """Write a checkpoint, the metrics and the comparisons."""
         self.recorder.flush()
         self.folder.save_checkpoint(step, state)
+        if self.config.skip_not_finite and skipped(state) and self.folder.warn(SKIPPED):
+            self._tell(f"warning: {SKIPPED}")
         if self.collector is not None:
             self.collector.queue.write_parquet(self.folder.comparisons_path)
 

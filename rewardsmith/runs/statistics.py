@@ -95,6 +95,30 @@ def stratified_iqm(
     return _percentiles(value, scipy.stats.trim_mean(drawn, 0.25, axis=1), confidence)
 
 
+def iqm_curve(
+    strata: Sequence[Float[np.ndarray, "_ p"]], confidence: float = 0.95, seed: int = 0
+) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"] | None, Float[np.ndarray, " p"] | None]:
+    """`stratified_iqm` at each point of curves: the value and the ends of its interval.
+
+    Whole runs are drawn, the same ones at every point. No interval where an environment has fewer than three.
+
+    Args:
+        strata: the curves of the runs of each environment, at the same p points.
+        confidence: of the interval, in (0, 1).
+        seed: of the resampling.
+    """
+    value = scipy.stats.trim_mean(np.concatenate(strata), 0.25, axis=0)
+    if min(map(len, strata)) < _LEAST_SEEDS:
+        return value, None, None
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(_RESAMPLES):
+        drawn = [stratum[rng.integers(len(stratum), size=len(stratum))] for stratum in strata]
+        found.append(scipy.stats.trim_mean(np.concatenate(drawn), 0.25, axis=0))
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(found, [tail, 100 - tail], axis=0)
+    return value, low, high
+
+
 def probability_of_improvement(
     pairs: Sequence[tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]],
     confidence: float = 0.95,

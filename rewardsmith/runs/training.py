@@ -20,6 +20,7 @@ from .experiment import Experiment
 from .exploration import with_fresh_critics
 from .folder import RunFolder, newest_common_checkpoints
 from .fused import LONGEST, FusedLoop, make_fused
+from .health import check_learned
 from .lanes import Lanes
 from .memory import DeviceMemory, make_memory
 from .parts import make_env
@@ -59,7 +60,7 @@ class Training:
         self.followers, self.leader = (self.lanes.stack([own[part] for own in begun]) for part in range(2))
         self.memory = make_memory(self.experiment, folders[0].path)
         self.seats = [
-            Seat(self.experiment, own, folder, env, self._tell, self._stopping)
+            Seat(self.experiment, own, folder, env, self._tell, lambda: self.stop_requested)
             for own, folder, env in zip(configs, folders, envs, strict=True)
         ]
         self.fused = make_fused(self.experiment, envs[0], self.seats[0].collector)
@@ -105,10 +106,13 @@ class Training:
                 self.fused.enter([seat.env for seat in self.seats])
             while self.step < config.steps:
                 self._iterate()
+                if self._crossed(config.leader_every):
+                    check_learned(self.step, follower=self.follower, leader=self.leader)
                 if self._crossed(config.eval_every) or self.step >= config.steps:
                     self._evaluate()
                 if config.snapshot_every and self.learning and self._crossed(config.snapshot_every):
                     self._snapshot()
+                self._keep_if_due()
                 if self._crossed(config.checkpoint_every) or self.step >= config.steps:
                     self._checkpoint()
                 self.progress.update(self.step)
@@ -135,7 +139,7 @@ class Training:
             phase, self.followers, self.memory, self.leader, keys, drawn, self.step, count
         )
         for seat, own in zip(self.seats, recorded, strict=True):
-            seat.record(own, count)
+            seat.record(self.step, own, count)
         self.step += count * self.config.num_envs
         if phase != "random":
             self._learned(stats, count)
@@ -157,7 +161,8 @@ class Training:
         # Waiting for the action is waiting for the updates before it.
         acted = time.monotonic()
         every = zip(self.seats, actions, log_probs, strict=True)
-        results, arrays = zip(*(seat.act(action, likely) for seat, action, likely in every), strict=True)
+        acts = (seat.act(self.step, action, likely) for seat, action, likely in every)
+        results, arrays = zip(*acts, strict=True)
         self._spend("learner", acted - started)
         self._spend("env", time.monotonic() - acted)
         transitions = Transition(
@@ -204,7 +209,6 @@ class Training:
         self.follower_updates += iterations * self.config.updates_per_iteration
         if self._crossed(self.config.eval_every):
             for seat, own in zip(self.seats, self.lanes.split(stats), strict=True):
-                seat.recorder.check_finite(self.step, "the critic's loss", own.critic_loss)
                 self._record(seat, "learner", **vars(own))
 
     def _lead_if_due(self) -> None:
@@ -247,7 +251,6 @@ class Training:
         )
         self.leader_updates += steps
         for lane, (seat, own) in enumerate(zip(self.seats, self.lanes.split(stats), strict=True)):
-            seat.recorder.check_finite(self.step, "the leader's loss", own.loss)
             second = None if first or config.first_term_only else own
             assert seat.collector is not None
             self._record(
@@ -310,6 +313,11 @@ class Training:
         for seat, own in zip(self.seats, self.lanes.split(divergence), strict=True):
             self._record(seat, "snapshot", kl_to_longer=own)
 
+    def _keep_if_due(self) -> None:
+        """The policy and the reward of now, small, for whoever judges the run."""
+        for lane, seat in enumerate(self.seats):
+            seat.keep_if_due(self.step, partial(self.lanes.of, (self.follower, self.leader), lane))
+
     def _record(self, seat: Seat, kind: str, **columns: Any) -> None:
         seat.recorder.record(kind, self.step, comparisons=seat.compared, **columns)
 
@@ -359,6 +367,7 @@ class Training:
             seat.set_state(state, self.step)
 
     def _checkpoint(self) -> None:
+        check_learned(self.step, follower=self.follower, leader=self.leader)
         if self.fused is not None:
             stand = self.fused.leave([seat.env for seat in self.seats])
             for seat, observation in zip(self.seats, stand, strict=True):
@@ -381,9 +390,6 @@ class Training:
     def _request_stop(self, name: str) -> None:
         self.stop_requested = True
         self._tell(f"{name}: finishing this step and saving")
-
-    def _stopping(self) -> bool:
-        return self.stop_requested
 
     def _tell(self, line: str) -> None:
         self.progress.message(line)

@@ -104,22 +104,27 @@ def labels_of(runs: Sequence[Run]) -> dict[Path, str]:
     Returns:
         By the path of the run.
     """
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    own = {"env", "method", "seed", "steps"} | _WATCHING
-    differing = [name for name in names if name not in own and len({_value(run, name) for run in runs}) > 1]
+    differing = [name for name in differing_settings(runs) if name not in ("env", "method", "seed", "steps")]
     told = {(run.env, run.settings["seed"], _label(run, differing)) for run in runs}
-    if len(told) < len(runs) and len({_value(run, "steps") for run in runs}) > 1:
+    if len(told) < len(runs) and len({value_of(run, "steps") for run in runs}) > 1:
         differing.append("steps")
     return {run.path: _label(run, differing) for run in runs}
 
 
+def differing_settings(runs: Sequence[Run]) -> list[str]:
+    """Names of the settings in which runs differ, but those of how a run is watched."""
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in _WATCHING]
+    return [name for name in names if len({value_of(run, name) for run in runs}) > 1]
+
+
 def _label(run: Run, differing: Sequence[str]) -> str:
     return " ".join(
-        [str(run.settings["method"]), *(f"{flag_of(name)}={_value(run, name)}" for name in differing)]
+        [str(run.settings["method"]), *(f"{flag_of(name)}={value_of(run, name)}" for name in differing)]
     )
 
 
-def _value(run: Run, name: str) -> str:
+def value_of(run: Run, name: str) -> str:
+    """A setting of a run, in words."""
     return in_words(run.settings.get(name))
 
 
