@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help setup system servers demo test soak lint bench bench-gpu results pictures four-rooms scale clean
+.PHONY: help setup system servers demo test soak package oldest lint docs bench bench-gpu results pictures four-rooms scale clean
 help:
 	@echo "make demo        learn a reward for HalfCheetah-v5 from comparisons, film the policy, write a report"
 	@echo "make test        run the tests"
-	@echo "make soak        the label server under load and killed, for longer than the tests do (about 3 minutes)"
-	@echo "make lint        style and types"
+	@echo "make soak        the label server under load, it and runs killed, for longer than the tests do (about 15 minutes)"
+	@echo "make package     the wheel in an empty environment, used there, with a list of what that holds (SBOM)"
+	@echo "make oldest      tests of every room with the oldest dependencies that are allowed (about 15 minutes)"
+	@echo "make lint        style and types, and the site without a warning"
+	@echo "make docs        the site, in site/: open site/index.html"
 	@echo "make results     the runs behind docs/results.md (about three hours)"
 	@echo "make pictures    the pictures of docs/problems"
 	@echo "make four-rooms  the nine cells of Four-Rooms, ten seeds each; writes docs/four-rooms.md (about 5 minutes)"
@@ -50,12 +53,42 @@ test: setup servers
 
 # A minute of fifty people who label at once, and a server killed twenty times.
 soak: setup servers
-	REWARDSMITH_SOAK=1 $(BIN)/python -m pytest -q -s tests/test_label_load.py tests/test_label_kill.py
+	REWARDSMITH_SOAK=1 $(BIN)/python -m pytest -q -s tests/test_label_load.py tests/test_label_kill.py tests/test_kill.py
+
+# What users install: no source beside it, no dev packages.
+package: setup
+	rm -rf dist .package
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .package
+	.package/bin/python -m pip install --quiet dist/*.whl
+	cd dist && ../.package/bin/rewardsmith --version && ../.package/bin/python -m rewardsmith list >/dev/null
+	cd dist && ../.package/bin/rewardsmith solve random-mdp --steps 5 --out solved
+	cd dist && ../.package/bin/rewardsmith train --env Pendulum-v1 --steps 2000 --comparisons 50 --hidden 32 32 \
+	  --eval-every 1000 --eval-episodes 2 --out trained
+	$(BIN)/cyclonedx-py environment .package/bin/python --output-reproducible -o dist/sbom.json
+	@rm -rf .package && ls dist
+
+OLDEST := serialise cli labels label_api store store_clips store_people envs atari_env image_envs mujoco_batch \
+  plot_report solve_command leaders sac_losses hypergradient follower mdp run_folder distances
+oldest: setup
+	$(PYTHON) -m venv .oldest
+	.oldest/bin/python -m pip install --quiet "pip>=25.1"
+	$(BIN)/python tests/oldest.py >.oldest/requirements.txt
+	.oldest/bin/python -m pip install --quiet --requirement .oldest/requirements.txt pytest beartype hypothesis httpx \
+	  playwright "psycopg[binary]" "minari[create,hdf5]" mpmath
+	.oldest/bin/python -m pip install --quiet --no-deps .
+	.oldest/bin/python -m pytest -q -o filterwarnings=default $(OLDEST:%=tests/test_%.py)
+	@rm -rf .oldest
 
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/basedpyright
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir .bench/site
+
+# Every warning is an error: a dead link or anchor, a page outside the navigation, an argument that is not there.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup
 	$(BIN)/python -m benchmarks
@@ -95,4 +128,4 @@ results: setup
 	  --out ../../docs/images/estimators.png
 
 clean:
-	rm -rf .venv .bench .pytest_cache .ruff_cache
+	rm -rf .venv .bench .package .oldest dist site .pytest_cache .ruff_cache

@@ -175,6 +175,22 @@ class BilevelProblem(eqx.Module, Generic[World]):
 
     Raises:
         InputError: a temperature that is not positive, or parts that do not fit the world.
+
+    Examples:
+        Two states, stay or go; the leader pays x for each state, wants the follower in state 1 and would
+        rather pay little.
+
+        >>> import jax.numpy as jnp
+        >>> import rewardsmith as rs
+        >>> P = [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]]
+        >>> problem = rs.BilevelProblem(
+        ...     rs.MDP(P, initial=[1.0, 0.0], discount=0.9),
+        ...     reward=lambda x: jnp.broadcast_to(x[:, None], (2, 2)),
+        ...     upper_loss=lambda x, policy: 0.1 * x @ x - policy[0, 1] - policy[1, 0],
+        ...     temperature=1.0,
+        ... )
+        >>> problem.reward(jnp.array([0.0, 1.0])).tolist()
+        [[0.0, 0.0], [1.0, 1.0]]
     """
 
     world: World

@@ -158,6 +158,7 @@ class CategoricalPolicy(eqx.Module):
 
 
 Policy = TanhGaussianPolicy | CategoricalPolicy
+"""A deep follower's policy: of actions in [−1, 1]ᵃ, or of indices."""
 
 
 class _ValueNetwork(eqx.Module):
@@ -233,3 +234,4 @@ class DiscreteTwinCritic(eqx.Module):
 
 
 Critic = TwinCritic | DiscreteTwinCritic
+"""Two estimates of Q: of a vector of actions, or of every discrete action at once."""

@@ -9,11 +9,13 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 class Transition(eqx.Module):
     """One step (s, a, s', terminated); with any leading axes, many.
 
-    Observations are vectors (float) or images (uint8, height × width × channels); actions are vectors or,
-    where they are discrete, integers of shape ``()``.
-
-    `true_reward` is None for every learner that learns its reward: then there is no column to read. Only
-    the ceiling, SAC on the true reward, stores one.
+    Attributes:
+        observation: s, a vector (float) or a picture (uint8, height × width × channels).
+        action: a, a vector in [−1, 1] or, where actions are discrete, an integer of shape ``()``.
+        next_observation: s', the final observation where an episode ended.
+        terminated: nothing follows s'. An episode that was cut by its time limit is not terminated.
+        true_reward: None for every learner that learns its reward: then there is no column to read. Only the
+            ceiling, SAC on the true reward, stores one.
     """
 
     observation: Shaped[Array, "*observations"]
@@ -24,7 +26,13 @@ class Transition(eqx.Module):
 
 
 class Replay(eqx.Module):
-    """A ring of `capacity` transitions, the oldest overwritten first."""
+    """A ring of `capacity` transitions, the oldest overwritten first.
+
+    Attributes:
+        data: all slots, leading axis `capacity`.
+        position: of the slot that is written next.
+        size: slots that are filled.
+    """
 
     data: Transition
     position: Int[Array, ""]
@@ -44,7 +52,15 @@ def empty_replay(
     discrete: bool = False,
     with_true_reward: bool = False,
 ) -> Replay:
-    """A replay with room for `capacity` transitions: 4·(2·o + a + 1) + 1 bytes each; a = 1 if `discrete`."""
+    """A replay with room for `capacity` transitions: 4·(2·o + a + 1) + 1 bytes each; a = 1 if `discrete`.
+
+    Args:
+        capacity: transitions.
+        observation_size: o, numbers in an observation.
+        action_size: a, numbers in an action; of no matter if `discrete`.
+        discrete: actions are indices.
+        with_true_reward: with a column for the true reward: for the ceiling alone, and 4 bytes more.
+    """
     action = jnp.zeros((capacity,), jnp.int32) if discrete else jnp.zeros((capacity, action_size))
     return Replay(
         data=Transition(
@@ -60,7 +76,12 @@ def empty_replay(
 
 
 def add(replay: Replay, transitions: Transition) -> Replay:
-    """Store a batch of transitions (leading axis n ≤ capacity); donate `replay` to do it in place."""
+    """Store a batch of transitions; donate `replay` to do it in place.
+
+    Args:
+        replay: what is held so far.
+        transitions: leading axis n ≤ capacity.
+    """
     count = transitions.terminated.shape[0]
     slots = (replay.position + jnp.arange(count)) % replay.capacity
     data = jax.tree.map(lambda stored, new: stored.at[slots].set(new), replay.data, transitions)
@@ -72,6 +93,12 @@ def add(replay: Replay, transitions: Transition) -> Replay:
 
 
 def sample(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Transition:
-    """Transitions drawn uniformly with replacement; leading axes `shape`. The replay must not be empty."""
+    """Transitions drawn uniformly with replacement.
+
+    Args:
+        replay: not empty.
+        key: of the draw.
+        shape: leading axes of what is drawn, such as (updates, batch size).
+    """
     indices = jax.random.randint(key, shape, 0, replay.size)
     return jax.tree.map(lambda stored: stored[indices], replay.data)

@@ -32,6 +32,11 @@ def exploration_rewards(
     """`neighbour_distance` of each state, in units of each number's deviation, over its mean among them.
 
     So the rewards are about 1, whatever the states are measured in.
+
+    Args:
+        states: (b, o), those to be paid.
+        visited: (n, o), where the policy has been.
+        neighbours: k, at most n.
     """
     scale = jnp.std(visited, axis=0) + 1e-6
     distances = jax.vmap(lambda s: neighbour_distance(s, visited, scale, neighbours))(states)

@@ -41,6 +41,19 @@ def hypergradient(
     Raises:
         InputError: no tabular world, nothing in x to differentiate, or a reward or upper loss of the wrong
             shape.
+
+    Examples:
+        The leader pays x for the first of two actions, which it wants taken: φ = −π = −σ(x/τ).
+
+        >>> import jax.numpy as jnp
+        >>> import rewardsmith as rs
+        >>> world = rs.MDP([[[1.0], [1.0]]], initial=[1.0], discount=0.0)
+        >>> def pay(x):
+        ...     return jnp.array([[1.0, 0.0]]) * x
+        >>> problem = rs.BilevelProblem(world, pay, lambda x, policy: -policy[0, 0], temperature=0.5)
+        >>> phi, gradient = rs.hypergradient(problem, 0.0)
+        >>> round(float(phi), 6), round(float(gradient), 6)
+        (-0.5, -0.5)
     """
     if isinstance(x, float):
         x = jnp.asarray(x)

@@ -20,9 +20,12 @@ _COLD = 1e-9
 class Limit(NamedTuple):
     """φ and ∇φ of the follower that has no regulariser.
 
-    `gap` is the smallest difference, over states that do not end, between the values of the best and of the
-    second-best action, in units of reward. It tells whether the limit exists: 0, up to rounding, and it does
-    not.
+    Attributes:
+        value: φ.
+        gradient: ∇φ, a pytree like x.
+        gap: the smallest difference, over states that do not end, between the values of the best and of the
+            second-best action, in units of reward. It tells whether the limit exists: 0, up to rounding, and
+            it does not.
     """
 
     value: Float[Array, ""]

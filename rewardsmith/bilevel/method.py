@@ -13,7 +13,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 class MethodState(eqx.Module):
     """Between two steps: x, its optimiser, the estimate of ∇φ last followed, and the method's own memory.
 
-    `gradient` has x's structure with None for what is not differentiated; before the first step it is zero.
+    Attributes:
+        x: the leader's parameters, any pytree.
+        optimiser: what the optax optimiser keeps.
+        gradient: the estimate of ∇φ last followed, of x's structure with None for what is not differentiated;
+            before the first step it is zero.
+        memory: the method's own, for instance the V that the next follower solve starts from.
+        key: all randomness to come.
     """
 
     x: PyTree
@@ -50,6 +56,10 @@ class Method(eqx.Module):
 
     All move x by x ← x + step_size · update, with `update` from any optax optimiser; the default,
     `optax.sgd(1.0)`, makes it x ← x − step_size · gradient. Step sizes are array leaves, to `vmap` over.
+
+    Attributes:
+        step_size: β, (); in units of x for each unit of `update`.
+        optimiser: turns the estimate of ∇φ into `update`.
     """
 
     step_size: eqx.AbstractVar[Array]
@@ -70,7 +80,15 @@ class Method(eqx.Module):
 
     @abc.abstractmethod
     def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
-        """One step of x. Pure: may be compiled, scanned and `vmap`ped."""
+        """One step of x. Pure: may be compiled, scanned and `vmap`ped.
+
+        Args:
+            problem: the one that `init` was given.
+            state: of the step before.
+
+        Returns:
+            The state after it, and what the step saw and cost.
+        """
 
 
 def begin(method: Method, x: PyTree, memory: PyTree, key: PRNGKeyArray) -> MethodState:

@@ -87,6 +87,23 @@ def solve(
 
     Raises:
         InputError: problem, method and x0 do not fit, or a run that `throw` does not let pass.
+
+    Examples:
+        The leader pays x for the first of two actions, which it wants taken, and pays x²/2 itself; the best
+        x is that at which x = π′(x).
+
+        >>> import jax.numpy as jnp
+        >>> import rewardsmith as rs
+        >>> world = rs.MDP([[[1.0], [1.0]]], initial=[1.0], discount=0.0)
+        >>> problem = rs.BilevelProblem(
+        ...     world,
+        ...     reward=lambda x: jnp.array([[1.0, 0.0]]) * x,
+        ...     upper_loss=lambda x, policy: 0.5 * x**2 - policy[0, 0],
+        ...     temperature=0.5,
+        ... )
+        >>> solution = rs.solve(problem, rs.ImplicitGradient(0.3), 0.0, max_steps=50)
+        >>> round(float(solution.value), 3), int(solution.num_steps)
+        (0.421, 50)
     """
     if max_steps < 1:
         raise InputError(f"max_steps is {max_steps}; give at least 1")

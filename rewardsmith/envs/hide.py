@@ -86,7 +86,12 @@ def visible_mask(
 
 
 def hide(frames: Any, mask: np.ndarray) -> Any:
-    """Frames (..., H, W, c) with 0 wherever the mask (H, W) is False; NumPy or JAX arrays."""
+    """Frames with 0 wherever the mask is False; NumPy or JAX arrays.
+
+    Args:
+        frames: (..., H, W, c).
+        mask: (H, W) bool, as `visible_mask` gives it.
+    """
     return frames * mask[..., None].astype(frames.dtype)
 
 

@@ -32,9 +32,14 @@ _INNER = 1e-2
 class FollowerSolution(eqx.Module):
     """The follower's answer to one reward table.
 
-    `residual` is max|TV − V| at `values`, in units of reward. `steps` are policy improvements;
-    `linear_iterations` products with P^π inside them, a factorisation counting as one. `result` says whether
-    the tolerance was reached.
+    Attributes:
+        values: V, (S,), in units of reward.
+        q_values: Q, (S, A).
+        policy: π, (S, A), rows sum to 1.
+        residual: max|TV − V| at `values`, in units of reward.
+        steps: policy improvements.
+        linear_iterations: products with P^π inside them, a factorisation counting as one.
+        result: whether the tolerance was reached.
     """
 
     values: Float[Array, " S"]
@@ -84,6 +89,23 @@ def solve_follower(
 
     Raises:
         InputError: a wrong shape, τ <= 0, a reward with NaN, a tolerance not reached.
+
+    Examples:
+        With γ = 0 the follower looks at the reward alone: π = softmax(r/τ).
+
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import rewardsmith as rs
+        >>> world = rs.MDP([[[1.0], [1.0]]], initial=[1.0], discount=0.0)
+        >>> answer = rs.solve_follower(world, [[1.0, 0.0]], temperature=0.5)
+        >>> bool(jnp.allclose(answer.policy[0], jax.nn.softmax(jnp.array([2.0, 0.0]))))
+        True
+
+        How much likelier the first action becomes for each unit of its own reward, π(1 − π)/τ:
+
+        >>> slope = jax.grad(lambda r: rs.solve_follower(world, r, 0.5).policy[0, 0])(jnp.array([[1.0, 0.0]]))
+        >>> round(float(slope[0, 0]), 3)
+        0.21
     """
     reward, tau = jnp.asarray(reward_table), jnp.asarray(temperature)
     wanted = (world.num_states, world.num_actions)

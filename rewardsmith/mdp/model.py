@@ -38,6 +38,13 @@ class MDP(eqx.Module):
 
     Raises:
         InputError: a shape, a row, a probability or the discount is wrong; the text says which.
+
+    Examples:
+        >>> import rewardsmith as rs
+        >>> P = [[[1.0, 0.0], [0.1, 0.9]], [[0.0, 0.0], [0.0, 0.0]]]  # state 1 is terminal
+        >>> world = rs.MDP(P, initial=[1.0, 0.0], discount=0.9)
+        >>> world.num_states, world.num_actions, world.terminal.tolist()
+        (2, 2, [False, True])
     """
 
     transition: Float[Array, "S A S"] | Transition

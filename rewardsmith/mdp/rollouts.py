@@ -14,8 +14,10 @@ from .transition import SparseTransition, probability
 class Trajectories(eqx.Module):
     """N trajectories of at most T steps, or one without the axis N.
 
-    An action in a terminal state is the last: its reward is received, and `alive` is False from the next
-    step on, where states and actions mean nothing.
+    Attributes:
+        states: s_h.
+        actions: a_h. One taken in a terminal state is the last: its reward is received.
+        alive: False behind the last action, where states and actions mean nothing.
     """
 
     states: Int[Array, "*N T"]
@@ -77,6 +79,14 @@ def roll_out_from(
     """One trajectory of `horizon` actions (T,), the first of them given: from (s, a), then π.
 
     The same key gives the same random numbers at the same step, whatever the state and action.
+
+    Args:
+        world: S states, A actions.
+        policy: π, (S, A), rows sum to 1.
+        key: all randomness.
+        state: s, ().
+        action: a, ().
+        horizon: T.
     """
     uniforms = jax.random.uniform(key, (horizon, 2), policy.dtype)
     return Trajectories(*_walk(world, policy, state, uniforms, action))

@@ -235,7 +235,12 @@ class SharedTransition(Transition):
 
 
 def expect(transition: Array | Transition, values: Float[Array, " S"]) -> Float[Array, "S A"]:
-    """Σ_t P[s,a,t] v(t), for P in any form."""
+    """Σ_t P[s,a,t] v(t), for P in any form.
+
+    Args:
+        transition: P, (S, A, S) or a `Transition`.
+        values: v, (S,).
+    """
     if isinstance(transition, Transition):
         return transition.expect(values)
     return jnp.einsum("sat,t->sa", transition, values, precision=_EXACT)
@@ -254,7 +259,12 @@ def probability(
     actions: Int[Array, "*n"],
     successors: Int[Array, "*n"],
 ) -> Float[Array, "*n"]:
-    """P[s, a, t] entry by entry, for P in any form."""
+    """P[s, a, t] entry by entry, for P in any form.
+
+    Args:
+        transition: P, (S, A, S) or a `Transition`.
+        states, actions, successors: s, a and t, n indices each.
+    """
     if isinstance(transition, Transition):
         return transition.probability(states, actions, successors)
     return transition[states, actions, successors]

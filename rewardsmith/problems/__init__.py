@@ -32,13 +32,23 @@ TASKS: dict[str, Callable[..., Task]] = {
     "navigation": navigation.build,
     "preference": preference.build,
 }
+"""The builders by name; the keyword arguments of each are the options of `make`."""
 
 
 def make(name: str, **options: Any) -> Task:
-    """The problem of that name; `options` are those of its builder, told in `TASKS[name].__doc__`.
+    """The problem of that name.
+
+    Args:
+        name: one of `TASKS`.
+        options: those of its builder, told in `TASKS[name].__doc__` and on its page.
 
     Raises:
         InputError: an unknown name or option, or an option's value that does not fit.
+
+    Examples:
+        >>> from rewardsmith.problems import make
+        >>> make("contract", levels=5).problem.world.num_actions
+        5
     """
     if name not in TASKS:
         raise InputError(f"problem {name!r} is unknown; give one of {', '.join(TASKS)}")

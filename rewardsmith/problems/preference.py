@@ -69,7 +69,17 @@ def preference_from(
     *,
     scale: float = 1.0,
 ) -> Task:
-    """The problem with given P (S, A, S), ρ (S,), B (S, A, n) and r* (S, A).
+    """The problem with given tables.
+
+    Args:
+        transition: P, (S, A, S).
+        initial: ρ, (S,).
+        features: B, (S, A, n); the reward is B x.
+        true_reward: r*, (S, A), which the labels follow.
+        horizon: H, steps of a clip.
+        discount: γ.
+        temperature: τ of the follower.
+        scale: deviation of the entries of x that `start` draws.
 
     Raises:
         InputError: shapes disagree.

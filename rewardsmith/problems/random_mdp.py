@@ -56,7 +56,14 @@ def random_mdp_from(
     discount: ArrayLike,
     temperature: ArrayLike,
 ) -> Task:
-    """The synthetic problem with given P (S, A, S), c (S, A) and M (n, n).
+    """The synthetic problem with given tables.
+
+    Args:
+        transition: P, (S, A, S).
+        coefficients: c, (S, A); the reward is c (xᵀ M x).
+        matrix: M, (n, n).
+        discount: γ.
+        temperature: τ of the follower.
 
     Raises:
         InputError: shapes disagree.

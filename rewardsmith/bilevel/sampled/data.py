@@ -64,6 +64,11 @@ class Branches(eqx.Module):
     """From M steps of each clip two fresh roll-outs of T steps, which share their random numbers.
 
     Roll-out 0 starts with the clip's own action at that step, roll-out 1 with a fresh one of the policy.
+
+    Attributes:
+        step: (B, I, M), the step of the clip that each pair of roll-outs starts at.
+        observations, actions: (B, I, M, 2, T, ...), from that step on.
+        valid: false behind the end of the episode.
     """
 
     step: Int[Array, "B I M"]
@@ -104,7 +109,11 @@ class LabelledClips(eqx.Module):
 class Visits(eqx.Module):
     """N transitions (s, a, s', terminated), each with a weight; with P policies (P, N) of them.
 
-    Weights sum to 1 for draws of a replay; to the 1/(1 − γ) of a discounted occupancy for a policy's own.
+    Attributes:
+        observations, actions, next_observations: s, a and s'.
+        terminated: nothing follows s'.
+        weights: sum to 1 for draws of a replay; to the 1/(1 − γ) of a discounted occupancy for a policy's
+            own.
     """
 
     observations: Shaped[Array, "..."]
@@ -115,7 +124,12 @@ class Visits(eqx.Module):
 
 
 class Follower(eqx.Module):
-    """What a leader may know of the follower: its policy and its temperature τ."""
+    """What a leader may know of the follower.
+
+    Attributes:
+        policy: π, as it is now.
+        temperature: τ, in units of the reward that the follower is paid.
+    """
 
     policy: Policy
     temperature: Float[Array, ""]

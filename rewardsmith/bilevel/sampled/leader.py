@@ -16,7 +16,13 @@ from .data import Evidence, Follower, LabelledClips, Needs, Visits
 
 
 class LeaderState(eqx.Module):
-    """x, its optimiser's state, and what else a method remembers from step to step."""
+    """What a leader carries from step to step.
+
+    Attributes:
+        x: the parameters of the reward.
+        optimiser: what the optax optimiser keeps.
+        memory: what else the method remembers; None: nothing.
+    """
 
     x: PyTree
     optimiser: optax.OptState
@@ -113,8 +119,14 @@ def lead(
     """`num_steps` leader steps on minibatches of a queue of comparisons, in one compiled call.
 
     Args:
+        leader: the method.
+        problem: whose upper loss is a `ClipLoss`.
+        state: where to begin.
         comparisons: the whole ring, its slots as `ComparisonQueue` fills them.
         total: comparisons ever stored; at least 1.
+        follower: π and τ, as they are now.
+        key: all randomness.
+        num_steps: gradient steps of the leader.
         batch_size: pairs a step for the first term, drawn with replacement.
         recent_batch_size: pairs a step for the second term, drawn without, as far as there are enough: a
             pair must not take part in its own baseline.

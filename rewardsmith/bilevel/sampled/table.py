@@ -24,7 +24,11 @@ from .leader import Leader, LeaderState, LeaderStats
 
 
 class TablePolicy(eqx.Module):
-    """π(a|s) = softmax of a row of logits; observations are states, actions indices."""
+    """π(a|s) = softmax of a row of logits; observations are states, actions indices.
+
+    Args:
+        logits: (S, A).
+    """
 
     logits: Float[Array, "S A"]
 
@@ -100,7 +104,13 @@ def steps_until(share: float, discount: Any) -> int:
 
 
 def exact_followers(leader: Leader, problem: BilevelProblem[MDP], state: LeaderState) -> list[Follower]:
-    """The soft-optimal answer to each reward that the leader sets: π*(x) first, or what stands for it."""
+    """The soft-optimal answer to each reward that the leader sets: π*(x) first, or what stands for it.
+
+    Args:
+        leader: any; `needs.policies` says how many rewards it sets.
+        problem: as `on_clips` gives it.
+        state: the leader's.
+    """
     world = problem.world
     states, actions = jnp.meshgrid(jnp.arange(world.num_states), jnp.arange(world.num_actions), indexing="ij")
     rewards = jax.vmap(jax.vmap(lambda s, a: leader.rewards(problem, state, s, a)))(states, actions)
@@ -111,7 +121,12 @@ def exact_followers(leader: Leader, problem: BilevelProblem[MDP], state: LeaderS
 
 
 def exact_follower(problem: BilevelProblem[MDP], reward: Float[Array, "S A"]) -> Follower:
-    """The soft-optimal policy for a reward table."""
+    """The soft-optimal policy for a reward table.
+
+    Args:
+        problem: gives world, τ and regulariser.
+        reward: r, (S, A).
+    """
     answer = solve_follower(
         problem.world, reward, problem.tau, regulariser=problem.regulariser, tolerance=1e-10
     )
@@ -204,7 +219,15 @@ def draw_evidence(
     key: PRNGKeyArray,
     count: int,
 ) -> Evidence:
-    """Fresh evidence for one leader step: `count` tuples of clips, the same for both terms."""
+    """Fresh evidence for one leader step: `count` tuples of clips, the same for both terms.
+
+    Args:
+        leader_needs: what is collected beside the clips.
+        problem: as `on_clips` gives it.
+        followers: as `exact_followers` gives them.
+        key: all randomness.
+        count: B.
+    """
     clip_key, visit_key, *own_keys = jax.random.split(key, 2 + len(followers))
     clips = draw_clips(problem, followers[0], leader_needs, clip_key, count)
     visits = visited = None

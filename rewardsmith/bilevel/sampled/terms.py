@@ -32,7 +32,13 @@ def first_term(
     """(E[l], E[∇_x l]): the clips held still.
 
     Args:
+        problem: whose upper loss is a `ClipLoss`.
+        x: the leader's parameters.
+        clips: B tuples with their labels.
         importance: a weight for each tuple; None: 1.
+
+    Returns:
+        The mean loss, and its gradient as a pytree like x.
     """
 
     def share(x: PyTree, observations: Any, actions: Any, label: Any, weight: Any) -> Float[Array, ""]:
@@ -68,8 +74,18 @@ def second_term(
     For clips of π*(x), or weighted by `importance` as if they were; then its bias is the estimator's.
 
     Args:
+        problem: whose upper loss is a `ClipLoss`.
+        x: the leader's parameters.
+        clips: B tuples with their labels, and the steps or roll-outs that the estimator needs.
+        follower: π and τ.
+        estimator: of ∇Q − ∇V.
+        baseline: b.
+        key: of the estimator's own draws.
         visits: replayed transitions, for an estimator that asks for them.
         importance: a weight for each tuple; None: 1.
+
+    Returns:
+        A pytree like x.
     """
     weights = centred_losses(problem, x, clips, baseline)
     if importance is not None:

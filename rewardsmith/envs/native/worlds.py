@@ -37,7 +37,15 @@ class Worlds(eqx.Module):
 
 
 class WorldsStep(NamedTuple):
-    """What one step of N copies led to: `envs.StepResult` with JAX arrays."""
+    """What one step of N copies led to: `envs.StepResult` with JAX arrays.
+
+    Attributes:
+        observation: (N, *obs) what to act on next: of a new episode where one ended.
+        next_observation: (N, *obs) what this step led to: the final one where an episode ended.
+        reward: (N,) the true reward, sealed inside programs.
+        terminated: (N,) the episode came to its own end.
+        truncated: (N,) it was cut by the time limit.
+    """
 
     observation: Float[Array, "n ..."]
     next_observation: Float[Array, "n ..."]
