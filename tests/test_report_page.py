@@ -138,7 +138,9 @@ def test_several_runs_have_curves_a_ranking_audits_and_what_tells_them_apart(sev
     for text in ("HalfCheetah-v5", "Hopper-v5", ALL, "P(best is better)", "the best", "interquartile mean"):
         assert text in page.text, text
     audits = [row for row in page.rows if row[0].startswith("Hopper-v5-sobirl")]
-    assert len(audits) == 3 and all(row[1] == "Hopper-v5" and row[5] == "80.0% [70.0%, 90.0%]" for row in audits)
+    assert len(audits) == 3 and all(
+        row[1] == "Hopper-v5" and row[5] == "80.0% [70.0%, 90.0%]" for row in audits
+    )
     assert [row[-1] for row in audits] == ["0", "1", "0"], "the reward of seed 1 is hacked"
 
 
