@@ -48,7 +48,7 @@ from rewardsmith.runs.attribution.heads import make_heads, seen_by
 from rewardsmith.runs.attribution.measure import measure
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.experiment import Experiment
-from rewardsmith.runs.finish import load_policy
+from rewardsmith.runs.loading import load_policy
 from rewardsmith.runs.parts import make_env, make_reward
 from rewardsmith.runs.train import train
 

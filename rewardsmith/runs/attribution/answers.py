@@ -12,8 +12,8 @@ from ...preferences.store import Record, Store
 from ..choices import HUMAN
 from ..clip_arrays import PLAIN
 from ..config import TrainConfig
-from ..finish import newest_checkpoint
 from ..folder import RunFolder
+from ..loading import newest_checkpoint
 from ..people import store_of
 
 QUEUE = "['collector']['queue']"

@@ -20,8 +20,8 @@ from ...rewards import LearnedReward
 from ..beside import belonging
 from ..config import TrainConfig
 from ..experiment import Experiment
-from ..finish import newest_checkpoint
 from ..folder import RunFolder
+from ..loading import newest_checkpoint
 from ..parts import make_env
 from .answers import Answers, read_answers
 from .cross_fit import cross_fit
