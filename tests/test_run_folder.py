@@ -1,5 +1,6 @@
 """Nothing in a run's folder is overwritten, lost or mixed up."""
 
+import dataclasses
 import json
 import math
 import resource
@@ -21,6 +22,7 @@ from rich.console import Console
 import rewardsmith
 from rewardsmith._core import InputError
 from rewardsmith._core.serialise import load_tree
+from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.metrics import Metrics, read_metrics
 from rewardsmith.runs.progress import Progress
@@ -345,3 +347,10 @@ def test_messages_are_printed_as_they_are(tmp_path):
     with (tmp_path / "log").open("w") as file:
         Progress(10, console=Console(file=file, width=20)).message("skipped [bold]step_1[/bold] " + "x" * 50)
     assert (tmp_path / "log").read_text() == "skipped [bold]step_1[/bold] " + "x" * 50 + "\n"
+
+
+def test_settings_added_since_take_their_defaults_and_others_are_missed():
+    plain = dataclasses.asdict(TrainConfig())
+    assert TrainConfig.from_json({k: v for k, v in plain.items() if k != "skip_not_finite"}) == TrainConfig()
+    with pytest.raises(InputError, match="lacks 'discount'"):
+        TrainConfig.from_json({name: value for name, value in plain.items() if name != "discount"})

@@ -335,7 +335,7 @@ class TrainConfig:
         for name in ("hidden", "reward_hidden"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
-        if missing := sorted(names - values.keys()):
+        if missing := sorted(names - values.keys() - _ADDED):
             raise InputError(
                 f"config.json lacks {missing[0]!r}: it was written by another version; start anew"
             )
@@ -345,6 +345,8 @@ class TrainConfig:
             raise InputError("config.json holds a setting of the wrong type: restore it") from error
 
 
+# Settings that runs of earlier versions lack, whose defaults are what those did.
+_ADDED = {"skip_not_finite"}
 _AT_LEAST_ONE = (
     "steps num_envs clip_length queue leader_every leader_steps leader_warmup_steps "
     "leader_batch_size recent_batch_size recent "
