@@ -100,11 +100,11 @@ def test_the_core_works_without_any_extra():
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
-        (["train", "--env", "gymnax/Pendulum-v1", "--steps", "100"], "gymnax"),
-        (["train", "--env", "brax/ant", "--steps", "100"], "brax"),
+        (["train", "--env", "gymnax/Pendulum-v1"], "gymnax"),
+        (["train", "--env", "brax/ant"], "brax"),
         (["sweep", "--methods", "sac", "--engine", "ray"], "ray"),
-        (["tune", "--vary", "discount=0.9:0.99"], "tune"),
-        (["label", "postgresql://localhost/answers"], "postgresql"),
+        (["tune", "--search", "discount=0.9:0.99"], "tune"),
+        (["label", "postgresql://localhost/answers", "--clips", "clips"], "postgresql"),
         (["label", "store", "--minari", "D4RL/door/human-v2"], "minari"),
     ],
 )
