@@ -18,6 +18,7 @@ from .leader import Leader, check_mixture, descend, mixed, start
 from .terms import centred_losses, first_term
 
 # Conjugate gradients stop here: float32 has no more to give.
+_LEAST_SHIFT = 1e-12
 _TOLERANCE = 1e-6
 
 
@@ -124,7 +125,8 @@ class SampledPARL(Leader):
     def _solve(self, curvature: Curvature, temperature: Float[Array, ""], slopes: PyTree) -> PyTree:
         """v of each half."""
         size = sum(leaf[0].size for leaf in jax.tree.leaves(slopes))
-        shift = self.damping * curvature.trace() / min(size, self.curvature_batch)
+        # A policy that is certain of all its actions has no curvature: 0/0 must not become x.
+        shift = self.damping * curvature.trace() / min(size, self.curvature_batch) + _LEAST_SHIFT
 
         product = curvature.operator()
 
