@@ -67,7 +67,7 @@ def public_names():
 
 
 def test_every_public_name_is_told():
-    text, names = text_of("index.md") + text_of("exact.md"), public_names()
+    text, names = text_of("api/index.md") + text_of("exact.md"), public_names()
     assert len(names) > 30
     missing = [name for name in names if not re.search(rf"`(rs\.)?{name}\b", text)]
     assert not missing

@@ -8,7 +8,12 @@ from ..._core import InputError
 
 
 def margin(score: Float[Array, "*n"], label: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """(2y − 1) D: how clearly the reward agrees with the answer; below 0 it does not. Of a tie: −|D|."""
+    """(2y − 1) D: how clearly the reward agrees with the answer; below 0 it does not. Of a tie: −|D|.
+
+    Args:
+        score: D, the first clip's return less the second's.
+        label: y in [0, 1], the probability that the first is preferred.
+    """
     side = 2.0 * label - 1.0
     return jnp.where(side == 0.0, -jnp.abs(score), side * score)
 
