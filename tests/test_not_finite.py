@@ -13,6 +13,7 @@ from rewardsmith._core.optimiser import SKIPPED_IN_A_ROW
 from rewardsmith._core.serialise import load_tree
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
+from rewardsmith.runs.fused import FusedLoop
 from rewardsmith.runs.health import check_learned, check_seen
 from rewardsmith.runs.train import resume, train
 from rewardsmith.runs.training import Training
@@ -108,7 +109,7 @@ def test_what_breaks_in_a_session_is_named_and_not_kept(tmp_path, monkeypatch, p
     training = Training([TrainConfig.from_json(folder.config)], [folder])
     for path in folder.checkpoints():
         state = load_tree(path, training._state(0))
-        check_learned(0, follower=state["follower"], leader=state["leader"])
+        check_learned(0, [state["follower"], *state["companions"]], state["leader"], state["replay"])
     assert resume(folder.path).steps() >= {config.steps}
 
 
@@ -121,9 +122,31 @@ def _with(module, **changes):
 def test_finite_numbers_are_no_matter():
     check_seen("X-v0", 1, np.ones((2, 3), np.float32), TrueReward([1.0, -1e300]))
     check_seen("X-v0", 1, np.full((2, 4, 4, 1), 255, np.uint8), TrueReward([0.0, 0.0]))
-    check_learned(1, follower=(jnp.ones(2), jnp.arange(3)), leader=None)
+    whole, broken = jnp.ones(2), jnp.array([1.0, jnp.inf])
+    check_learned(1, [(whole, jnp.arange(3))], None)
     with pytest.raises(InputError, match=r"leader\['x'\]\[1\] is not finite at step 7"):
-        check_learned(7, follower=jnp.ones(2), leader={"x": (jnp.ones(2), jnp.array([1.0, jnp.inf]))})
+        check_learned(7, [whole], {"x": (whole, broken)})
+    with pytest.raises(InputError, match=r"companions\[0\] is not finite at step 7"):
+        check_learned(7, [whole, broken], None)
+    with pytest.raises(InputError, match=r"replay\['reward'\] is not finite at step 7: .* mend"):
+        check_learned(7, [whole], None, {"reward": broken})
+
+
+def test_what_a_fused_loop_was_given_reaches_no_checkpoint(tmp_path, monkeypatch):
+    advance = FusedLoop.advance
+
+    def spoil(self, phase, followers, memory, leader, keys, drawn, step, count):
+        found = advance(self, phase, followers, memory, leader, keys, drawn, step, count)
+        if step >= 400:
+            replay = memory.replay
+            broken = replay.data.observation.at[0, 0].set(jnp.nan)
+            memory.replay = eqx.tree_at(lambda r: r.data.observation, replay, broken)
+        return found
+
+    monkeypatch.setattr(FusedLoop, "advance", spoil)
+    with pytest.raises(InputError, match="replay.*observation is not finite at step .* mend the environment"):
+        train(settings(env="gymnax/Pendulum-v1", method="sac"), tmp_path / "run")
+    assert max(RunFolder.open(tmp_path / "run").steps()) <= 400
 
 
 def test_a_skipped_update_moves_nothing_and_is_counted():

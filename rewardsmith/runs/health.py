@@ -1,5 +1,6 @@
 """What is not finite ends a run before it reaches a checkpoint, and is named."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,8 @@ import numpy as np
 from .._core import InputError, TrueReward
 
 SKIPPED = "updates whose gradients were not finite were left out: lower --learning-rate"
+_MEND = "mend the environment, then go on with --resume"
+_LOWER = "start anew with a lower --learning-rate or --reward-learning-rate, or go on with --resume"
 
 
 def check_seen(env_id: str, step: int, observation: np.ndarray, reward: TrueReward) -> None:
@@ -28,27 +31,29 @@ def check_seen(env_id: str, step: int, observation: np.ndarray, reward: TrueRewa
     else:
         return
     raise InputError(
-        f"{what} of {env_id} is not finite at step {step:,}: the last checkpoint is kept; mend the "
-        "environment, then go on with --resume"
+        f"{what} of {env_id} is not finite at step {step:,}: the last checkpoint is kept; {_MEND}"
     )
 
 
-def check_learned(step: int, **parts: Any) -> None:
-    """`InputError` where a number of the parts is not finite; names it.
+def check_learned(step: int, followers: Sequence[Any], leader: Any, replay: Any = None) -> None:
+    """`InputError` where a number of what was learned, or learned from, is not finite; names it.
 
     Args:
         step: of the run, for the message.
-        parts: pytrees by the name they have for the user, looked at in this order.
+        followers: the one that is evaluated, and its companions.
+        leader: None where there is none.
+        replay: what a run holds of its environment, if nobody has looked at it yet.
     """
+    parts = {"replay": replay, "follower": followers[0], "companions": followers[1:], "leader": leader}
     if bool(_all_finite(parts)):
         return
     for name, part in parts.items():
+        cure = _MEND if name == "replay" else _LOWER
         for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(part, eqx.is_inexact_array)):
             if not np.isfinite(np.asarray(leaf)).all():
                 raise InputError(
                     f"{name}{jax.tree_util.keystr(path)} is not finite at step {step:,}: the last checkpoint "
-                    "is kept; start anew with a lower --learning-rate or --reward-learning-rate, or go on "
-                    "with --resume"
+                    f"is kept; {cure}"
                 )
 
 

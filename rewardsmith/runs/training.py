@@ -107,7 +107,7 @@ class Training:
             while self.step < config.steps:
                 self._iterate()
                 if self._crossed(config.leader_every):
-                    check_learned(self.step, follower=self.follower, leader=self.leader)
+                    check_learned(self.step, self.followers, self.leader)
                 if self._crossed(config.eval_every) or self.step >= config.steps:
                     self._evaluate()
                 if config.snapshot_every and self.learning and self._crossed(config.snapshot_every):
@@ -367,7 +367,9 @@ class Training:
             seat.set_state(state, self.step)
 
     def _checkpoint(self) -> None:
-        check_learned(self.step, follower=self.follower, leader=self.leader)
+        # What a fused loop was given was seen by no one on the host.
+        given = None if self.fused is None else self.memory.get_state()
+        check_learned(self.step, self.followers, self.leader, given)
         if self.fused is not None:
             stand = self.fused.leave([seat.env for seat in self.seats])
             for seat, observation in zip(self.seats, stand, strict=True):
