@@ -9,7 +9,7 @@ help:
 	@echo "make test        run the tests"
 	@echo "make soak        the label server under load, it and runs killed, for longer than the tests do (about 15 minutes)"
 	@echo "make package     the wheel in an empty environment, used there, with a list of what that holds (SBOM)"
-	@echo "make oldest      tests of every room with the oldest dependencies that are allowed (about 15 minutes)"
+	@echo "make oldest      tests of every room with the oldest dependencies that are allowed (about 5 minutes)"
 	@echo "make lint        style and types, and the site without a warning"
 	@echo "make docs        the site, in site/: open site/index.html"
 	@echo "make results     the runs behind docs/results.md (about three hours)"
