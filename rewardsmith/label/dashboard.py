@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewardsmith.preferences.store import Answer, Record, Store
+from rewardsmith.preferences.store import Answer, Record, Store, standing
 
 _BUCKET_SECONDS = (60, 300, 900, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600, 30 * 24 * 3600)
 _MOST_BUCKETS = 60
@@ -58,13 +58,6 @@ class Statistics:
             "model": model_agreement(given, self._store.predictions()),
             "returns": read_returns(self._run),
         }
-
-
-def standing(records: Iterable[Record]) -> list[Record]:
-    """The answers that were not taken back, in the order of the log."""
-    records = list(records)
-    undone = {record.undoes for record in records if record.undoes is not None}
-    return [record for record in records if record.answer is not None and record.sequence not in undone]
 
 
 def over_time(given: Sequence[Record]) -> dict[str, Any]:

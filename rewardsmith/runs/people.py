@@ -11,7 +11,7 @@ import numpy as np
 from .._core import TrueReward, TrueRewardReader
 from ..envs import ClipFilmer
 from ..preferences import Clips, Teacher
-from ..preferences.store import Record, Store
+from ..preferences.store import Record, Store, standing
 from .asking import Desk, Heard, Moment, foreseen, share
 from .clip_arrays import clip_arrays, clips_from_arrays
 from .collect import START, Collector, some
@@ -189,11 +189,9 @@ class PeoplesDesk(Desk):
         collector.queue.remove(taken_back)
         for number in taken_back:
             self._held_out.pop(number, None)
-        standing = [
-            record for record in records if record.answer is not None and record.sequence not in taken_back
-        ]
-        for begin in range(0, len(standing), _TOGETHER):
-            agreed += self._learn(standing[begin : begin + _TOGETHER], collector, moment).tolist()
+        answered = standing(records)
+        for begin in range(0, len(answered), _TOGETHER):
+            agreed += self._learn(answered[begin : begin + _TOGETHER], collector, moment).tolist()
         still_open = {question.id for question in self._store.open_questions()}
         self._pending = {number: pair for number, pair in self._pending.items() if number in still_open}
         self._read = records[-1].sequence
@@ -233,10 +231,8 @@ class PeoplesDesk(Desk):
         if self._recalled:
             return
         self._recalled = True
-        records = [record for record in self._store.records() if record.sequence <= self._read]
-        taken_back = {record.undoes for record in records}
-        for record in records:
-            if record.held_out and record.answer is not None and record.sequence not in taken_back:
+        for record in standing(record for record in self._store.records() if record.sequence <= self._read):
+            if record.held_out and record.answer is not None:
                 question = self._store.question(record.question)
                 pair = [self._clips([side], collector) for side in (question.first, question.second)]
                 self._held_out[record.sequence] = (pair[0], pair[1], record.answer.label)

@@ -15,4 +15,5 @@ from .records import Question as Question
 from .records import Record as Record
 from .records import Role as Role
 from .records import Taken as Taken
+from .records import standing as standing
 from .store import Store as Store

@@ -2,6 +2,7 @@
 
 import enum
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -114,6 +115,13 @@ class Record:
     asked_by: str
     step: int
     held_out: bool
+
+
+def standing(records: Iterable[Record]) -> list[Record]:
+    """The answers that were not taken back, in the order of the log."""
+    records = list(records)
+    undone = {record.undoes for record in records if record.undoes is not None}
+    return [record for record in records if record.answer is not None and record.sequence not in undone]
 
 
 @dataclass(frozen=True)

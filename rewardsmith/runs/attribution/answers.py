@@ -8,7 +8,7 @@ import numpy as np
 
 from ..._core import InputError
 from ..._core.serialise import load_arrays
-from ...preferences.store import Record, Store
+from ...preferences.store import Record, Store, standing
 from ..choices import HUMAN
 from ..clip_arrays import PLAIN
 from ..config import TrainConfig
@@ -107,7 +107,7 @@ def _people(
         names = {0: _FALLBACK} | {one.id: one.name for one in store.labellers()}
         records = {line.sequence: line for line in store.records()}
         ids = [_clips_of(store, records.get(int(sequence))) for sequence in record]
-        held_out = _held_out(store, list(records.values()), length)
+        held_out = _held_out(store, standing(records.values()), length)
     return [names.get(int(one), _UNKNOWN) for one in labeller], ids, held_out
 
 
@@ -119,12 +119,9 @@ def _clips_of(store: Store, line: Record | None) -> tuple[str, str]:
 
 
 def _held_out(store: Store, lines: list[Record], length: Mapping[str, int]) -> HeldOut | None:
-    taken_back = {line.undoes for line in lines}
     labels, sides = [], []
     for line in lines:
-        if not line.held_out or line.answer is None or line.sequence in taken_back:
-            continue
-        if not np.isnan(line.answer.label):
+        if line.held_out and line.answer is not None and not np.isnan(line.answer.label):
             question = store.question(line.question)
             labels.append(line.answer.label)
             sides.append([store.load_clip(one) for one in (question.first, question.second)])

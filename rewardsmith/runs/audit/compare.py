@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from ..._core import InputError, TrueReward
 from ...agents import SACState
 from ...preferences import Clips, Teacher
-from ...preferences.store import Store
+from ...preferences.store import Store, standing
 from ...rewards import LearnedReward
 from ..clip_arrays import PLAIN, unknown_reward
 from ..collect import some
@@ -120,13 +120,7 @@ def held_out_pairs(config: TrainConfig, folder: Path, stack: int) -> Pairs | Non
             store = held.enter_context(Store.open(where, clips=clips, create=False))
         except InputError:
             return None
-        records = store.records()
-        undone = {record.undoes for record in records}
-        kept = [
-            record
-            for record in records
-            if record.held_out and record.answer is not None and record.sequence not in undone
-        ]
+        kept = [record for record in standing(store.records()) if record.held_out]
         if not kept:
             return None
         questions = [store.question(record.question) for record in kept]
