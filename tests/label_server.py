@@ -102,9 +102,7 @@ class Server:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line.startswith("Labelling at http://127.0.0.1:"), (
-            f"{line!r} after {time.monotonic() - started}"
-        )
+        assert line.startswith("Labelling at http://127.0.0.1:"), line
         self.url, _, token = line.split()[2].partition("/#")
         self.url = self.url.rstrip("/")
         self.token = token or None
