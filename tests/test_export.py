@@ -1,7 +1,6 @@
 """Exported rewards and policies: equal to the run's, readable without us, and closed to damaged files."""
 
 import copy
-import json
 import shutil
 from pathlib import Path
 
@@ -27,12 +26,15 @@ from rewardsmith.exported import (
 )
 from rewardsmith.preferences.models import skew_product
 from rewardsmith.rewards import EmbeddingEnsemble, GroupEnsemble, RewardEnsemble, make_networks
+from rewardsmith.runs.audit.record import write_audit
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.export import export_run
-from rewardsmith.runs.finish import evaluate_run, load_policy, load_reward
+from rewardsmith.runs.finish import evaluate_run
 from rewardsmith.runs.folder import RunFolder
+from rewardsmith.runs.loading import load_policy, load_reward
 from rewardsmith.runs.train import train
 from tests.commands import command
+from tests.made_up import made_up_audit
 from tests.small_runs import settings
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -322,10 +324,17 @@ def run(tmp_path_factory):
     return train(config, tmp_path_factory.mktemp("runs") / "learned")
 
 
+AUDITED = (
+    "| pairs foreseen, clips of all policies | 80.0% [70.0%, 90.0%] of 200 |",
+    "| STARC distance to the true reward (unrelated: 1.4) | 0.8 [0.7, 0.9] |",
+    "- Reward hacking: ",
+)
+
+
 def test_a_run_is_exported_with_its_card(run, tmp_path, capsys):
     result = evaluate_run(run.path, 2, seed=5)
     run.warn("Something\nodd.")
-    (run.path / "audit.json").write_text(json.dumps({"distance": {"starc": 0.25}, "note": "text"}))
+    write_audit(run.path / "audit.json", made_up_audit(320, hacked=True))
     assert command("export", run.path, "--out", tmp_path / "out") == 0
     folder = tmp_path / "out"
     assert capsys.readouterr().out.split()[-1] == str(folder)
@@ -343,7 +352,7 @@ def test_a_run_is_exported_with_its_card(run, tmp_path, capsys):
     assert header["library_name"] == "rewardsmith" and "Pendulum-v1" in header["tags"]
     metric = header["model-index"][0]["results"][0]["metrics"][0]
     assert metric["value"] == f"{result['mean']:.2f} +/- {result['std']:.2f}"
-    for told in ("seed 5", "`mixture`", "`oracle`", "- Something odd.", "`distance.starc` | 0.25"):
+    for told in ("seed 5", "`mixture`", "`oracle`", "- Something odd.", *AUDITED):
         assert told in card
     assert "not the true reward" in card and "`note`" not in card and "{{" not in card
     assert (folder / "standalone.py").read_text() == Path(standalone.__file__).read_text()

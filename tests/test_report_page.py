@@ -11,27 +11,17 @@ import numpy as np
 import pytest
 
 from rewardsmith._core import InputError
-from rewardsmith.runs.audit.measures import calibrate
-from rewardsmith.runs.audit.record import (
-    VERSION,
-    Agreement,
-    Along,
-    Audit,
-    Episodes,
-    Hacking,
-    Judged,
-    RewardAudit,
-    write_audit,
-)
+from rewardsmith.runs.audit.record import write_audit
 from rewardsmith.runs.finish import film_run
 from rewardsmith.runs.ranking.collect import collect, labels_of
 from rewardsmith.runs.ranking.curves import curves_of
 from rewardsmith.runs.ranking.rank import ALL
 from rewardsmith.runs.report import write_report
 from rewardsmith.runs.report_many import report
-from rewardsmith.runs.statistics import Interval, iqm_curve, stratified_iqm
+from rewardsmith.runs.statistics import iqm_curve, stratified_iqm
 from tests.commands import command
 from tests.line_walk import audited_pendulum
+from tests.made_up import made_up_audit
 from tests.test_plot_report import HOSTILE, Page, make_run
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -50,41 +40,6 @@ FIGURES = [
     "Learned against true reward",
     "Distance to the true reward",
 ]
-
-
-def made_up_audit(step=2000, hacked=False):
-    """An audit of no run."""
-    rng = np.random.default_rng(0)
-    rise = np.linspace(0.0, 9.0, 6)
-    policies = tuple(
-        Episodes(
-            int(step * (index + 1) / 6),
-            5 * index,
-            (-up if hacked else up, up),
-            (up, up),
-            (9, 9),
-            (False,) * 2,
-        )
-        for index, up in enumerate(rise)
-    )
-    probability = rng.random(200)
-    calibration = calibrate(probability, (rng.random(200) < probability).astype(float), 0)
-    some = Interval(0.8, 0.7, 0.9)
-    along = tuple(Along(one.step or 0, 5, some, some, Interval(0.3, 0.2, 0.4), some) for one in policies)
-    trends = (Interval(3.0, 1.0, 5.0), Interval(-3.0, -5.0, -1.0)) if hacked else (None, None)
-    reward = RewardAudit(
-        Hacking(Interval(0.9, 0.5, 1.0), 4, *trends),
-        (Judged("clips of all policies", 200, 0, some, calibration),),
-        along,
-        None,
-        (Agreement("newest policy", 90, 0.5, 0.4, 10, 0.9, None, (0.1, 0.2), (1.0, 2.0)),),
-        64,
-        50,
-        "",
-        (),
-        "There are no films: none were made.",
-    )
-    return Audit(VERSION, step, 0, 10, 9, policies, policies[0], reward)
 
 
 def audited(path, **more):

@@ -20,8 +20,8 @@ from rewardsmith.preferences import Teacher
 from rewardsmith.rewards import RewardEnsemble
 from rewardsmith.runs.clips import film_comparisons
 from rewardsmith.runs.config import METHODS, TrainConfig
-from rewardsmith.runs.finish import newest_checkpoint
 from rewardsmith.runs.folder import RunFolder
+from rewardsmith.runs.loading import newest_checkpoint
 from rewardsmith.runs.presets import atari, expanded
 from rewardsmith.runs.seat import Seat
 from rewardsmith.runs.train import resume, train

@@ -18,8 +18,8 @@ from ..preferences.store import Store
 from .clip_arrays import PLAIN, stored_arrays, unknown_reward
 from .collect import START
 from .config import TrainConfig
-from .finish import load_reward, newest_checkpoint
 from .folder import RunFolder
+from .loading import load_reward, newest_checkpoint
 from .parts import boxes_to_hide
 
 _QUEUE = "['collector']['queue']"

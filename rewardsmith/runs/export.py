@@ -20,15 +20,16 @@ from ..envs import EnvSpec
 from ..exported import Spaces, describe_policy, describe_reward, save_module, write_config
 from ..exported.layout import CARD, POLICY, REWARD, STANDALONE
 from ..rewards import LearnedReward
+from .audit.page import audit_rows
+from .audit.run import current_audit
+from .audit.warn import warnings_of
 from .config import TrainConfig
-from .finish import load_policy, load_reward
+from .flat import flatten
 from .folder import RunFolder
-from .metrics import read_metrics
+from .loading import load_policy, load_reward
+from .metrics import read_metrics, recent_accuracy
 from .parts import make_env, seen_by_networks
 from .plot import method_label
-from .report import _recent_accuracy, flatten
-
-_AUDITED = 40
 
 
 def export_run(run: Path | str, out: Path | None = None) -> Path:
@@ -121,7 +122,7 @@ def _described(
 
 def _card(folder: RunFolder, config: TrainConfig, described: Mapping[str, Any]) -> str:
     metrics = read_metrics(folder.path) if folder.metrics_path.exists() else None
-    result = _true_return(folder, metrics)
+    result, audit = _true_return(folder, metrics), current_audit(folder)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rewardsmith.runs"),
         autoescape=False,
@@ -136,7 +137,8 @@ def _card(folder: RunFolder, config: TrainConfig, described: Mapping[str, Any]) 
         described=described,
         result=result,
         judged=_judged(folder, metrics, result),
-        audit=_audit(folder.path / "audit.json"),
+        audit=[] if audit is None else audit_rows(audit),
+        cautions=[] if audit is None else warnings_of(audit),
         warned=[" ".join(line.split()) for line in folder.warnings()],
     )
 
@@ -167,7 +169,7 @@ def _judged(
         rows.append(("true return of the policy", f"{mean:.4g} ± {std:.3g} ({result['told']})"))
     if metrics is None:
         return rows
-    accuracy = _recent_accuracy(metrics)
+    accuracy = recent_accuracy(metrics)
     if accuracy is not None:
         rows.append(("preference accuracy", f"{accuracy:.1%} of fresh comparisons, second half of the run"))
     held_out = metrics["held_out_accuracy"].drop_nulls().drop_nans()
@@ -177,24 +179,6 @@ def _judged(
     if len(asked) and asked[-1]:
         rows.append(("comparisons answered", f"{asked[-1]:,}"))
     return rows
-
-
-def _audit(path: Path) -> list[tuple[str, str]]:
-    """The numbers of an audit, if the run has one."""
-    if not path.is_file():
-        return []
-    try:
-        found = flatten(json.loads(path.read_text()))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: make the report again") from error
-    return [(name, text) for name, text in found if _is_number(text)][:_AUDITED]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return np.isfinite(float(text.replace(",", ""))).item()
-    except ValueError:
-        return False
 
 
 def _code(text: Any) -> str:

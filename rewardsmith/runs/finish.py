@@ -17,9 +17,7 @@ from ..envs import film
 from .audit.run import audit_run, is_cheap
 from .evaluate import evaluate
 from .folder import RunFolder
-from .loading import load_policy as load_policy
-from .loading import load_reward as load_reward
-from .loading import newest_checkpoint as newest_checkpoint
+from .loading import load_policy
 from .parts import make_env
 from .plot import plot_runs
 from .report import write_report

@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,7 +10,8 @@ import numpy as np
 
 from .._core import InputError
 from .._core.serialise import load_tree
-from ..agents import CategoricalPolicy, Policy, TanhGaussianPolicy
+from ..agents import CategoricalPolicy, Policy, SACState, TanhGaussianPolicy
+from ..bilevel import LeaderState
 from ..rewards import LearnedReward
 from .config import TrainConfig
 from .experiment import Experiment
@@ -39,14 +41,37 @@ def newest_checkpoint(folder: RunFolder) -> Path:
     return checkpoint
 
 
+class Newest(NamedTuple):
+    """What the newest good checkpoint of a run holds of its networks.
+
+    Attributes:
+        experiment: the run's programs.
+        follower: with the policy.
+        leader: with the reward x; None where the true one is learned from.
+        step: environment steps.
+    """
+
+    experiment: Experiment
+    follower: SACState
+    leader: LeaderState | None
+    step: int
+
+
+def load_newest(folder: RunFolder, config: TrainConfig, *, judged: bool = False) -> Newest:
+    """The networks of a run's newest good checkpoint; `judged`: for the environment of evaluations."""
+    with contextlib.closing(make_env(config, 1, judged=judged)) as env:
+        experiment = Experiment(config, env.spec)
+    followers, leader = jax.eval_shape(experiment.init, jax.random.key(0))
+    like = {"follower": followers[0], "leader": leader, "step": np.asarray(0)}
+    part = load_tree(newest_checkpoint(folder), like, allow_extra=True)
+    return Newest(experiment, part["follower"], part["leader"], int(part["step"]))
+
+
 def load_reward(folder: RunFolder, config: TrainConfig) -> tuple[Experiment, LearnedReward, int]:
     """The learned reward of a run's newest good checkpoint, with the run's programs and the step."""
-    with contextlib.closing(make_env(config, 1)) as env:
-        experiment = Experiment(config, env.spec)
-    _, leader = jax.eval_shape(experiment.init, jax.random.key(0))
-    like = {"leader": leader, "step": np.asarray(0)}
-    part = load_tree(newest_checkpoint(folder), like, allow_extra=True)
-    return experiment, part["leader"].x, int(part["step"])
+    newest = load_newest(folder, config)
+    assert newest.leader is not None
+    return newest.experiment, newest.leader.x, newest.step
 
 
 def load_policy(path: Path | str) -> tuple[RunFolder, TrainConfig, Policy, int]:

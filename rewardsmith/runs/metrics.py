@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from rewardsmith._core import InputError
@@ -138,3 +139,14 @@ def _read(path: Path) -> pl.DataFrame:
         return frame.with_columns(absent).select(pl.col(name).cast(SCHEMA[name]) for name in SCHEMA)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise InputError(f"{path} is damaged: restore it from a copy or start a new run") from error
+
+
+def recent_accuracy(metrics: pl.DataFrame) -> float | None:
+    """Accuracy over the second half of the run, each session weighed by the pairs it asked: one is few."""
+    asked = (
+        metrics.filter(pl.col("kind") == "leader")
+        .with_columns(pairs=pl.col("comparisons").diff().fill_null(pl.col("comparisons")))
+        .filter(pl.col("preference_accuracy").is_not_null() & (pl.col("step") * 2 >= pl.col("step").max()))
+    )
+    pairs = asked["pairs"].to_numpy()
+    return float(np.average(asked["preference_accuracy"].to_numpy(), weights=pairs)) if pairs.sum() else None

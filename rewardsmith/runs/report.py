@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import polars as pl
 
 from rewardsmith._core import InputError
@@ -20,8 +19,9 @@ from .audit.record import Audit
 from .audit.run import current_audit
 from .audit.warn import temperature_drift, warnings_of
 from .figures import run_figures
+from .flat import flatten
 from .folder import RunFolder
-from .metrics import SCHEMA, read_metrics
+from .metrics import SCHEMA, read_metrics, recent_accuracy
 from .plot import method_label
 from .seat import EARLY_ENDS
 
@@ -195,7 +195,7 @@ def _headlines(
     if (value := _last(metrics, "true_return")) is not None:
         spread = _last(metrics, "true_return_std")
         lines.append((_number(value), "true return", _beside(spread)))
-    if (value := _recent_accuracy(metrics)) is not None:
+    if (value := recent_accuracy(metrics)) is not None:
         lines.append((f"{value:.1%}", "preference accuracy", "of fresh comparisons, second half"))
     lines += _audited(audit)
     if value := _last(metrics, "comparisons"):
@@ -205,17 +205,6 @@ def _headlines(
     if value := _last(metrics, "seconds"):
         lines.append((_duration(value), "wall time", f"{(_last(metrics, 'step') or 0) / value:,.0f} steps/s"))
     return lines
-
-
-def _recent_accuracy(metrics: pl.DataFrame) -> float | None:
-    """Accuracy over the second half of the run, each session weighed by the pairs it asked: one is few."""
-    asked = (
-        metrics.filter(pl.col("kind") == "leader")
-        .with_columns(pairs=pl.col("comparisons").diff().fill_null(pl.col("comparisons")))
-        .filter(pl.col("preference_accuracy").is_not_null() & (pl.col("step") * 2 >= pl.col("step").max()))
-    )
-    pairs = asked["pairs"].to_numpy()
-    return float(np.average(asked["preference_accuracy"].to_numpy(), weights=pairs)) if pairs.sum() else None
 
 
 def _number(value: float) -> str:
@@ -278,18 +267,3 @@ def _evaluation(path: Path) -> list[tuple[str, str]]:
         return flatten(json.loads(path.read_text()))
     except ValueError as error:
         raise InputError(f"{path} is no valid JSON: delete it and evaluate again") from error
-
-
-def flatten(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Rows of nested settings: dotted name, text."""
-    if isinstance(value, Mapping) and value:
-        return [
-            row
-            for key, inner in value.items()
-            for row in flatten(inner, f"{name}.{key}" if name else str(key))
-        ]
-    if isinstance(value, str):
-        return [(name, value)]
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
-        return [(name, f"{value:,}")]
-    return [(name, json.dumps(value, ensure_ascii=False))]

@@ -16,13 +16,14 @@ from .audit.record import Audit
 from .audit.run import audit_run, current_audit
 from .audit.warn import warnings_of
 from .figures import svg_figure
+from .flat import flatten
 from .folder import RunFolder
 from .plot import PALETTE, count_axis
 from .progress import duration
 from .ranking.collect import Run, collect, differing_settings, labels_of, value_of
 from .ranking.curves import Curve, curves_of
 from .ranking.rank import ALL, Ranking, Row, rank
-from .report import LEARNING, RunPart, flatten, run_part, write_page, write_report
+from .report import LEARNING, RunPart, run_part, write_page, write_report
 from .statistics import Interval
 from .sweep.values import flag_of
 

@@ -1,6 +1,5 @@
 """``rewardsmith influence``: which answers moved a run's reward, and which look wrong."""
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from rich.progress import Progress
 
 from ..._core import InputError
 from ..._core.atomic import writing
-from ..._core.serialise import load_tree
 from ...agents import SACState
 from ...preferences.models import Mixture, Regret
 from ...rewards import LearnedReward
@@ -21,8 +19,7 @@ from ..beside import belonging
 from ..config import TrainConfig
 from ..experiment import Experiment
 from ..folder import RunFolder
-from ..loading import newest_checkpoint
-from ..parts import make_env
+from ..loading import load_newest
 from .answers import Answers, read_answers
 from .cross_fit import cross_fit
 from .heads import Heads, fitter, make_heads, seen_by, started, with_margin
@@ -81,7 +78,9 @@ def influence_of_run(path: Path | str, options: Options, console: Console | None
     answers, held_out = read_answers(folder, config, options.newest)
     if options.folds > len(answers):
         raise InputError(f"--folds is {options.folds}, but there are {len(answers)} answers: give fewer")
-    experiment, x, follower, step = _load(folder, config)
+    experiment, follower, leader, step = load_newest(folder, config)
+    assert leader is not None
+    x = leader.x
     seen = seen_by(experiment, x)
     with Progress(console=console, transient=True) as progress:
         said = progress.add_task("clips", total=None)
@@ -126,15 +125,6 @@ def influence_of_run(path: Path | str, options: Options, console: Console | None
 
 
 _MEASURED = ("probability", "loss", "margin", "self_influence", "leave_one_out_loss", "moved")
-
-
-def _load(folder: RunFolder, config: TrainConfig) -> tuple[Experiment, LearnedReward, SACState, int]:
-    with contextlib.closing(make_env(config, 1)) as env:
-        experiment = Experiment(config, env.spec)
-    followers, leader = jax.eval_shape(experiment.init, jax.random.key(0))
-    like = {"leader": leader, "follower": followers[0], "step": np.asarray(0)}
-    part = load_tree(newest_checkpoint(folder), like, allow_extra=True)
-    return experiment, part["leader"].x, part["follower"], int(part["step"])
 
 
 def _others(

@@ -80,6 +80,28 @@ def audit_cells(audit: Audit | None) -> list[str]:
     ]
 
 
+def audit_rows(audit: Audit) -> list[tuple[str, str]]:
+    """What a card tells of an audit: (what it is, the number)."""
+    reward = audit.reward
+    if reward is None:
+        return []
+    rows = []
+    for one in reward.judged:
+        rows.append((f"pairs foreseen, {one.name}", f"{spelt(one.accuracy, percent=True)} of {one.pairs:,}"))
+        if one.calibration is not None:
+            told = f"{one.calibration.error:.1%} (by chance alone {one.calibration.by_chance:.1%})"
+            rows.append((f"calibration error, {one.name}", told))
+    last = reward.along[-1] if reward.along else None
+    if last is not None and last.distance is not None:
+        rows.append(("STARC distance to the true reward (unrelated: 1.4)", spelt(last.distance)))
+    if last is not None and last.clip_distance is not None:
+        rows.append(("Pearson distance of clip returns (unrelated: 0.7)", spelt(last.clip_distance)))
+    if reward.hacking.correlation is not None:
+        told = spelt(reward.hacking.correlation)
+        rows.append(("rank correlation of learned and true return along the run", told))
+    return rows
+
+
 def _lead(audit: Audit) -> str:
     episodes = sum(len(one.lengths) for one in (*audit.policies, audit.random))
     text = (

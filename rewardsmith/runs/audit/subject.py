@@ -1,23 +1,18 @@
 """What is audited: the policies and rewards of one run, and how much is asked of them."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
-import numpy as np
 import polars as pl
 
-from ..._core.serialise import load_tree
 from ...agents import Policy, SACState
 from ...envs import EnvSpec
 from ...rewards import LearnedReward
 from ..config import TrainConfig
 from ..experiment import Experiment
 from ..folder import RunFolder
-from ..loading import newest_checkpoint
+from ..loading import load_newest
 from ..metrics import read_metrics
-from ..parts import make_env
 from ..snapshots import evenly, load_snapshot
 
 
@@ -99,13 +94,8 @@ class Subject:
 def load_subject(folder: RunFolder, seed: int) -> Subject:
     """What the audit of a run needs of its folder: snapshots, checkpoint, programs."""
     config = TrainConfig.from_json(folder.config)
-    with contextlib.closing(make_env(config, 1, judged=True)) as env:
-        spec = env.spec
-    experiment, checkpoint = Experiment(config, spec), newest_checkpoint(folder)
-    followers, leader = jax.eval_shape(experiment.init, jax.random.key(0))
-    like = {"follower": followers[0], "leader": leader, "step": np.asarray(0)}
-    newest = load_tree(checkpoint, like, allow_extra=True)
-    last, budget = int(newest["step"]), budget_of(spec)
+    experiment, follower, leader, last = load_newest(folder, config, judged=True)
+    budget = budget_of(experiment.spec)
     earlier = evenly([step for step in folder.snapshot_steps() if step < last], budget.policies - 1)
     kept = [load_snapshot(folder, step, experiment) for step in earlier]
     rewards = [x for _, x in kept if x is not None]
@@ -114,11 +104,11 @@ def load_subject(folder: RunFolder, seed: int) -> Subject:
         folder,
         config,
         experiment,
-        spec,
+        experiment.spec,
         steps,
-        (*(policy for policy, _ in kept), newest["follower"].policy),
-        () if leader is None else (*rewards, newest["leader"].x),
-        newest["follower"],
+        (*(policy for policy, _ in kept), follower.policy),
+        () if leader is None else (*rewards, leader.x),
+        follower,
         _comparisons(folder, steps),
         budget,
         seed,

@@ -30,9 +30,9 @@ from ..choices import HUMAN
 from ..collect import Collector
 from ..config import TrainConfig
 from ..experiment import Experiment
-from ..finish import newest_checkpoint
 from ..folder import RunFolder
 from ..leaders import make_estimator
+from ..loading import newest_checkpoint
 from ..parts import make_env, make_teacher
 from ..programs import labelled
 from .agreement import Agreement, agreement

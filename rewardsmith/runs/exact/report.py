@@ -11,8 +11,8 @@ from rich.table import Table
 
 from ..._core.atomic import writing
 from ...problems.task import Task
+from ..flat import flatten
 from ..folder import RunFolder
-from ..report import flatten
 from .config import EXACT_METHODS, SolveConfig
 from .progress import cosine_text
 from .records import COSTS, Records, outcome_label
