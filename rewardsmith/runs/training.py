@@ -107,7 +107,7 @@ class Training:
             while self.step < config.steps:
                 self._iterate()
                 if self._crossed(config.leader_every):
-                    check_learned(self.step, self.followers, self.leader)
+                    self._check()
                 if self._crossed(config.eval_every) or self.step >= config.steps:
                     self._evaluate()
                 if config.snapshot_every and self.learning and self._crossed(config.snapshot_every):
@@ -231,12 +231,8 @@ class Training:
             return
         if first and config.exploring_steps:
             keys = self.lanes.split(self.lanes.fold_in(self.learn_key, 2**31))
-            fresh = self.lanes.stack(
-                [
-                    self.experiment.init(key, seat.config)[0]
-                    for key, seat in zip(keys, self.seats, strict=True)
-                ]
-            )
+            each = zip(keys, self.seats, strict=True)
+            fresh = self.lanes.stack([self.experiment.init(key, seat.config)[0] for key, seat in each])
             self.followers = (with_fresh_critics(self.follower, fresh[0]), *self.followers[1:])
         residual = None if first else self._residual()
         self.leader, stats, steps = run_session(
@@ -367,9 +363,7 @@ class Training:
             seat.set_state(state, self.step)
 
     def _checkpoint(self) -> None:
-        # What a fused loop was given was seen by no one on the host.
-        given = None if self.fused is None else self.memory.get_state()
-        check_learned(self.step, self.followers, self.leader, given)
+        self._check()
         if self.fused is not None:
             stand = self.fused.leave([seat.env for seat in self.seats])
             for seat, observation in zip(self.seats, stand, strict=True):
@@ -379,6 +373,11 @@ class Training:
                 self.memory.cut()
                 seat.start_anew(self.step)
             seat.save(self.step, self._state(lane))
+
+    def _check(self) -> None:
+        # What a fused loop was given was seen by no one on the host.
+        given = None if self.fused is None else self.memory.get_state()
+        check_learned(self.step, self.followers, self.leader, given)
 
     def _stop(self) -> None:
         if self.seats[0].env.restorable:
