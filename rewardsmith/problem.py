@@ -210,7 +210,7 @@ class BilevelProblem(eqx.Module, Generic[World]):
         regulariser: Regulariser | None = None,
         transition: Callable[[Any], Any] | None = None,
     ):
-        if not isinstance(world, MDP | SimulatedWorld):
+        if not isinstance(world, MDP | SimulatedWorld):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"world is a {type(world).__name__}; give an MDP or a SimulatedWorld")
         if isinstance(world, SimulatedWorld) and not isinstance(upper_loss, ClipLoss):
             raise InputError("a simulator has no policy table; give a ClipLoss as upper_loss")
@@ -235,7 +235,7 @@ class BilevelProblem(eqx.Module, Generic[World]):
         """The world that the leader's x makes: `world`, with P(x) where the leader moves it."""
         if self.transition is None:
             return self.world
-        return moved_world(self.world, self.transition(x))  # pyright: ignore
+        return moved_world(self.world, self.transition(x))  # pyright: ignore[reportArgumentType, reportReturnType]
 
     def reward_at(self, x: PyTree, observation: Any, action: Any) -> Float[Array, ""]:
         """r_x at one step: of state and action indices on an MDP, of their arrays on a simulator."""
@@ -271,6 +271,10 @@ class BilevelProblem(eqx.Module, Generic[World]):
         if not isinstance(self.upper_loss, ClipLoss):
             raise InputError("upper_loss is a function of the policy table; give a ClipLoss to use clips")
         return self.upper_loss
+
+
+# For what treats both worlds alike.
+AnyProblem = BilevelProblem[MDP] | BilevelProblem[SimulatedWorld]
 
 
 def moved_world(world: MDP, transition: Any) -> MDP:

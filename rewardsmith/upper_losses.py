@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from ._core import InputError
 from .mdp import MDP, roll_out, state_occupancy
-from .problem import ClipLoss, moved_world
+from .preferences.models import Judgement
+from .problem import ClipLoss, RewardAt, moved_world
 
 
 class LeaderReturn(eqx.Module):
@@ -100,12 +101,26 @@ class ReturnLoss(ClipLoss):
         if self.horizon < 1:
             raise InputError(f"horizon is {self.horizon}; give a number of steps >= 1")
 
-    def __call__(self, x, reward_at, observations, actions, label=None):
+    def __call__(
+        self,
+        x: PyTree,
+        reward_at: RewardAt,
+        observations: Shaped[Array, "I H ..."],
+        actions: Shaped[Array, "I H ..."],
+        label: Float[Array, ""] | Judgement | None = None,
+    ) -> Float[Array, ""]:
         """See `ClipLoss`; neither r_x nor a label has a part in it."""
         earned = self.to_go(x, reward_at, observations, actions, label)[0, 0]
         return earned if self.cost is None else earned + self.cost(x)
 
-    def to_go(self, x, reward_at, observations, actions, label=None):
+    def to_go(
+        self,
+        x: PyTree,
+        reward_at: RewardAt,
+        observations: Shaped[Array, "I H ..."],
+        actions: Shaped[Array, "I H ..."],
+        label: Float[Array, ""] | Judgement | None = None,
+    ) -> Float[Array, "I H"]:
         """See `ClipLoss.to_go`: −Σ_{k>=h} γ_L^k r_L, what came before h being settled."""
         del reward_at, label
         earned = jax.vmap(lambda o, a: self.reward(x, o, a))(observations[0], actions[0])
@@ -124,7 +139,7 @@ class DemonstrationLoss(eqx.Module):
 
     counts: Float[Array, "S A"]
 
-    def __init__(self, counts: ArrayLike | Sequence):
+    def __init__(self, counts: ArrayLike | Sequence[object]):
         self.counts = jnp.asarray(counts, float)
         if not isinstance(self.counts, Tracer):
             n = np.asarray(self.counts)
@@ -152,7 +167,9 @@ class PolicyDivergence(eqx.Module):
     target: Float[Array, "S A"]
     weights: Float[Array, " S"]
 
-    def __init__(self, target: ArrayLike | Sequence, weights: ArrayLike | Sequence | None = None):
+    def __init__(
+        self, target: ArrayLike | Sequence[object], weights: ArrayLike | Sequence[object] | None = None
+    ):
         self.target = jnp.asarray(target, float)
         if self.target.ndim != 2:
             raise InputError(f"target has shape {self.target.shape}; give (states, actions)")
@@ -211,7 +228,7 @@ class SampledClipLoss(eqx.Module):
         actions = drawn.actions.reshape(count, clips, horizon)
         table = self.reward(x)
 
-        def reward_at(state, action):
+        def reward_at(state: Array, action: Array) -> Array:
             return table[state, action]
 
         losses = jax.vmap(lambda s, a: self.loss(x, reward_at, s, a))(states, actions)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -12,7 +12,7 @@ from .errors import InputError
 
 
 @contextlib.contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path) -> Generator[Path, None, None]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one step, else it is removed.
 
     The data reach the disk (``fsync``) before the rename, and the rename before this returns, so a
@@ -34,7 +34,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path) -> Generator[Path, None, None]:
     """`write_atomically`, but a disk that is full or closed to us is an `InputError` of one line.
 
     What stood at `path` before is still there then.

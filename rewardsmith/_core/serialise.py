@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,7 @@ def _checksum(names: list[str], tensor_of: Callable[[str], np.ndarray], metadata
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Generator[Any, None, None]:
     if not path.is_file():
         raise InputError(f"no file {path}: give the path of a checkpoint that exists")
     try:

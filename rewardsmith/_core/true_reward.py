@@ -46,7 +46,7 @@ class TrueReward:
 
     def reveal(self, reader: TrueRewardReader) -> np.ndarray:
         """A copy of the numbers (float64), for a reader allowed to have them."""
-        if not isinstance(reader, TrueRewardReader):
+        if not isinstance(reader, TrueRewardReader):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("a true reward is revealed to a TrueRewardReader only")
         return self.__values.copy()
 
@@ -54,7 +54,7 @@ class TrueReward:
         return TrueReward(self.__values[index])
 
     def __setitem__(self, index: Any, other: "TrueReward") -> None:
-        if not isinstance(other, TrueReward):
+        if not isinstance(other, TrueReward):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("only a TrueReward can be stored among true rewards")
         self.__values[index] = other.__values
 
@@ -69,7 +69,7 @@ class TrueReward:
     def __repr__(self) -> str:
         return f"TrueReward(shape={self.shape}, sealed)"
 
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+    def _refuse(self, *_: object, **_named: object) -> NoReturn:
         raise TypeError(
             "a TrueReward cannot be read here: a learner sees comparisons, not the true reward. "
             "Teachers and evaluators call .reveal(reader)."

@@ -171,7 +171,7 @@ class SAC(eqx.Module):
         # Two actions per transition: one at s for the policy's loss, one at s' for the target.
         noise = jax.random.normal(key, (*rewards.shape, 2, state.policy.noise_size))
 
-        def body(carry: SACState, inputs):
+        def body(carry: SACState, inputs: tuple[Transition, Array, Array]) -> tuple[SACState, SACStats]:
             return self.update_on_batch(carry, *inputs)
 
         state, stats = jax.lax.scan(body, state, (batches, rewards, noise))
@@ -192,7 +192,7 @@ class SAC(eqx.Module):
         temperature = state.temperature
 
         def soft_values(policy: Policy, critic: Critic, observation: Array, noise: Array):
-            one = lambda o, n: policy.soft_value(critic, o, n, temperature)  # noqa: E731  # pyright: ignore
+            one = lambda o, n: policy.soft_value(critic, o, n, temperature)  # noqa: E731  # pyright: ignore[reportArgumentType]
             return jax.vmap(one)(observation, noise)
 
         def policy_objective(policy: Policy, critic: Critic):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._core import InputError
-from ..mdp import Trajectories, q_values, roll_out
+from ..mdp import MDP, Trajectories, q_values, roll_out
 from ..problem import BilevelProblem
 from ..upper_losses import LeaderReturn
 from ._policy_value import require_softmax
@@ -25,7 +25,7 @@ def check_sampled(problem: Any) -> None:
     check_leader(problem)
 
 
-def check_leader(problem: BilevelProblem) -> None:
+def check_leader(problem: BilevelProblem[MDP]) -> None:
     """Raise InputError where leader and follower do not live in the same world."""
     loss = problem.upper_loss
     if isinstance(loss, LeaderReturn) and (loss.transition is None) != (problem.transition is None):
@@ -42,7 +42,7 @@ def check_sizes(**sizes: int) -> None:
 
 
 def sample(
-    problem: BilevelProblem,
+    problem: BilevelProblem[MDP],
     x: PyTree,
     policy: Float[Array, "S A"],
     key: PRNGKeyArray,
@@ -97,7 +97,7 @@ def suffix_coefficients(
 def _discounted_sums(
     terms: Float[Array, "N T"], discount: Float[Array, ""], *, reverse: bool
 ) -> Float[Array, "N T"]:
-    def step(carried, term):
+    def step(carried: Array, term: Array) -> tuple[Array, Array]:
         carried = term + discount * carried
         return carried, carried
 
@@ -117,11 +117,11 @@ def centred(table: Float[Array, "S A"], policy: Float[Array, "S A"]) -> Float[Ar
 
 
 def pull_follower(
-    problem: BilevelProblem, x: PyTree, values: Float[Array, " S"], coefficients: Float[Array, "S A"]
+    problem: BilevelProblem[MDP], x: PyTree, values: Float[Array, " S"], coefficients: Float[Array, "S A"]
 ) -> PyTree:
     """Σ_{s,a} C (∇r + γ Σ_t ∇P V(t)), V held still: one vector–Jacobian product."""
 
-    def q_of(moving, rest):
+    def q_of(moving: PyTree, rest: PyTree) -> Array:
         there = eqx.combine(moving, rest)
         return q_values(problem.world_at(there), problem.reward(there), values)
 
@@ -136,7 +136,7 @@ def pull_leader(
     With weights d_L π it is the derivative of the leader's return in x at a policy held still.
     """
 
-    def q_of(moving, rest):
+    def q_of(moving: PyTree, rest: PyTree) -> Array:
         there = eqx.combine(moving, rest)
         return q_values(loss.leader_world(there), loss.reward(there), values)
 
@@ -150,7 +150,7 @@ def _pull(q_of: Any, x: PyTree, cotangent: Float[Array, "S A"]) -> PyTree:
 
 
 def partial_derivatives(
-    problem: BilevelProblem, x: PyTree, policy: Float[Array, "S A"]
+    problem: BilevelProblem[MDP], x: PyTree, policy: Float[Array, "S A"]
 ) -> tuple[Float[Array, ""], PyTree, Float[Array, "S A"]]:
     """f, ∂f/∂x and g = ∂f/∂π, exact."""
     moving, rest = eqx.partition(x, eqx.is_inexact_array)

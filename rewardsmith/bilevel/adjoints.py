@@ -36,7 +36,9 @@ class Adjoint(eqx.Module):
 class Exact(Adjoint):
     """The lower level's own solver: on a table a factorisation or BiCGStab, to the method's tolerance."""
 
-    def __call__(self, product, target, exact):
+    def __call__(
+        self, product: Product, target: PyTree, exact: Callable[[PyTree], tuple[PyTree, Int[Array, ""]]]
+    ) -> tuple[PyTree, Int[Array, ""]]:
         """See `Adjoint.__call__`."""
         del product
         return exact(target)
@@ -51,11 +53,13 @@ class Neumann(Adjoint):
         if self.terms < 1:
             raise InputError(f"terms is {self.terms}; give at least 1")
 
-    def __call__(self, product, target, exact):
+    def __call__(
+        self, product: Product, target: PyTree, exact: Callable[[PyTree], tuple[PyTree, Int[Array, ""]]]
+    ) -> tuple[PyTree, Int[Array, ""]]:
         """See `Adjoint.__call__`."""
         del exact
 
-        def add(held, _):
+        def add(held: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], None]:
             w, term = held
             term = product(term)
             return (jax.tree.map(jnp.add, w, term), term), None
@@ -81,7 +85,9 @@ class ConjugateGradient(Adjoint):
                 f"max_steps {self.max_steps}, tolerance {self.tolerance}; give at least 1, and more than 0"
             )
 
-    def __call__(self, product, target, exact):
+    def __call__(
+        self, product: Product, target: PyTree, exact: Callable[[PyTree], tuple[PyTree, Int[Array, ""]]]
+    ) -> tuple[PyTree, Int[Array, ""]]:
         """See `Adjoint.__call__`."""
         del exact
         apply = lambda v: jax.tree.map(jnp.subtract, v, product(v))  # noqa: E731

@@ -1,13 +1,13 @@
 """AMD: the follower's values, their derivatives and the leader's values, swept side by side."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..mdp import MDP, expect
 from ..problem import BilevelProblem
@@ -15,7 +15,7 @@ from ..upper_losses import LeaderReturn
 from . import _trajectories as along
 from .enumeration import exact_upper_loss
 from .lower_level import TabularLevel, require_table
-from .method import Method, advance, begin, step_stats
+from .method import Method, MethodState, StepStats, advance, begin, step_stats
 
 
 class Carried(NamedTuple):
@@ -55,7 +55,7 @@ class AMD(Method):
     def __check_init__(self):
         along.check_sizes(sweeps=self.sweeps)
 
-    def init(self, problem, x, key):
+    def init(self, problem: Any, x: PyTree, key: PRNGKeyArray) -> MethodState:
         """See `Method.init`; all recursions start from 0."""
         require_table(problem)
         along.check_leader(problem)
@@ -64,13 +64,13 @@ class AMD(Method):
         leader_q = jnp.zeros((zeros.size, problem.world.num_actions), zeros.dtype)
         return begin(self, x, Carried(zeros, tangents, leader_q, zeros), key)
 
-    def step(self, problem, state):
+    def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
         """See `Method.step`."""
         x, level = state.x, TabularLevel(problem)
         moving, _ = eqx.partition(x, eqx.is_inexact_array)
         flat, unravel = ravel_pytree(moving)
 
-        def sweep(carried, _):
+        def sweep(carried: Carried, _: None) -> tuple[Carried, None]:
             return self._sweep(problem, x, carried), None
 
         carried = jax.lax.scan(sweep, state.memory, None, length=self.sweeps)[0]
@@ -105,13 +105,13 @@ class AMD(Method):
         )
         return advance(self, state, gradient, carried), stats
 
-    def _sweep(self, problem: BilevelProblem, x: PyTree, carried: Carried) -> Carried:
+    def _sweep(self, problem: BilevelProblem[MDP], x: PyTree, carried: Carried) -> Carried:
         moving, rest = eqx.partition(x, eqx.is_inexact_array)
         flat, unravel = ravel_pytree(moving)
 
         level = TabularLevel(problem)
 
-        def soft(vector, values):
+        def soft(vector: Array, values: Array) -> Array:
             return level.sweep(eqx.combine(unravel(vector), rest), values)
 
         values, push = jax.linearize(soft, flat, carried.values)

@@ -1,6 +1,6 @@
 """BC-HG: the leader's centred advantage times the follower's reward gradients along one trajectory."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._core import InputError
 from ..mdp import Trajectories
@@ -16,7 +16,7 @@ from ..upper_losses import LeaderReturn
 from . import _trajectories as along
 from .enumeration import exact_upper_loss
 from .lower_level import Answer, TabularLevel
-from .method import Method, advance, begin, step_stats
+from .method import Method, MethodState, StepStats, advance, begin, step_stats
 
 
 class Tables(NamedTuple):
@@ -77,7 +77,7 @@ class BCHG(Method):
         if not isinstance(rate, Tracer) and not np.all((rate > 0) & (rate <= 1)):
             raise InputError(f"sarsa_step_size is {rate}; give 0 < sarsa_step_size <= 1, such as 0.5")
 
-    def init(self, problem, x, key):
+    def init(self, problem: Any, x: PyTree, key: PRNGKeyArray) -> MethodState:
         """See `Method.init`; V = 0, Q_L = 0."""
         along.check_sampled(problem)
         world, leader_q = problem.world, None
@@ -85,7 +85,7 @@ class BCHG(Method):
             leader_q = jnp.zeros((world.num_states, world.num_actions), world.initial.dtype)
         return begin(self, x, Tables(TabularLevel(problem).start(), leader_q), key)
 
-    def step(self, problem, state):
+    def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
         """See `Method.step`; the loss told is exact, for the record only."""
         x, level, loss_of = state.x, TabularLevel(problem), problem.upper_loss
         answer = self._follow(level, x, level.start() if self.reset else state.memory.values)
@@ -126,7 +126,7 @@ class BCHG(Method):
         )
         return advance(self, state, gradient, Tables(answer.y, q), key), stats
 
-    def _follow(self, level: TabularLevel, x, values: Float[Array, " S"]) -> Answer:
+    def _follow(self, level: TabularLevel, x: PyTree, values: Float[Array, " S"]) -> Answer:
         if self.sweeps is None:
             return level.solve(x, values, self.tolerance)
         values = level.iterate(x, values, self.sweeps)
@@ -150,7 +150,7 @@ def _sarsa(
     following = jnp.roll(drawn.states, -1, axis=1), jnp.roll(drawn.actions, -1, axis=1)
     visits = along.by_pair(drawn, whole.astype(q.dtype), q)
 
-    def sweep(q, _):
+    def sweep(q: Array, _: None) -> tuple[Array, None]:
         targets = rewards + jnp.where(ends, 0.0, discount * q[following])
         errors = jnp.where(whole, targets - q[drawn.states, drawn.actions], 0.0)
         change = along.mean_by(along.by_pair(drawn, errors.astype(q.dtype), q), visits)

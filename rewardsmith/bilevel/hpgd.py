@@ -1,17 +1,19 @@
 """HPGD: the leader learns from trajectories of a follower that has solved its own problem."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..mdp import Trajectories
 from ..upper_losses import LeaderReturn
 from . import _trajectories as along
 from .enumeration import exact_upper_loss
 from .lower_level import TabularLevel
-from .method import Method, advance, begin, step_stats
+from .method import Method, MethodState, StepStats, advance, begin, step_stats
 
 
 class HPGD(Method):
@@ -48,12 +50,12 @@ class HPGD(Method):
     def __check_init__(self):
         along.check_sizes(trajectories=self.trajectories, horizon=self.horizon)
 
-    def init(self, problem, x, key):
+    def init(self, problem: Any, x: PyTree, key: PRNGKeyArray) -> MethodState:
         """See `Method.init`; V = 0."""
         along.check_sampled(problem)
         return begin(self, x, TabularLevel(problem).start(), key)
 
-    def step(self, problem, state):
+    def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
         """See `Method.step`; the loss told is exact, for the record only."""
         x, level = state.x, TabularLevel(problem)
         answer = level.solve(x, state.memory, self.tolerance)

@@ -61,7 +61,7 @@ def hypergradient(
         raise InputError("x holds no floating-point array to differentiate; give jnp.asarray(x, float)")
     if isinstance(problem, LowerLevel):
         return _of_contraction(problem, x, tolerance)
-    if not isinstance(problem.world, MDP):
+    if not isinstance(problem.world, MDP):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError("the exact hyper-gradient needs an MDP; on a simulator use a sampled method")
     if isinstance(problem.upper_loss, ClipLoss):
         check_enumerable(problem.world, problem.upper_loss)

@@ -1,15 +1,17 @@
 """ImplicitGradient (AID): solve the follower, solve the adjoint system, step."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._core import InputError
 from .adjoints import Adjoint, Exact
 from .lower_level import LowerLevel, lower_level
-from .method import Method, advance, begin, step_stats
+from .method import Method, MethodState, StepStats, advance, begin, step_stats
 
 
 class ImplicitGradient(Method):
@@ -38,11 +40,11 @@ class ImplicitGradient(Method):
         if self.sweeps is not None and self.sweeps < 1:
             raise InputError(f"sweeps is {self.sweeps}; give at least 1, or None to solve to tolerance")
 
-    def init(self, problem, x, key):
+    def init(self, problem: Any, x: PyTree, key: PRNGKeyArray) -> MethodState:
         """See `Method.init`."""
         return begin(self, x, lower_level(problem).start(), key)
 
-    def step(self, problem, state):
+    def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
         """See `Method.step`."""
         level = lower_level(problem)
         if self.sweeps is None:

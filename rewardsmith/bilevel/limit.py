@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..follower import solve_follower
-from ..mdp import KullbackLeibler, q_values, solve_policy
+from ..mdp import MDP, KullbackLeibler, q_values, solve_policy
 from ..problem import BilevelProblem
 from .enumeration import exact_upper_loss
 from .lower_level import require_table
@@ -33,7 +33,7 @@ class Limit(NamedTuple):
     gap: Float[Array, ""]
 
 
-def limit_hypergradient(problem: BilevelProblem, x: PyTree) -> Limit:
+def limit_hypergradient(problem: BilevelProblem[MDP], x: PyTree) -> Limit:
     """lim φ(x) and lim ∇φ(x) as τ → 0.
 
     Where every state has one best action, that is still so for x nearby: the greedy policy π₀ does not move,
@@ -52,7 +52,7 @@ def limit_hypergradient(problem: BilevelProblem, x: PyTree) -> Limit:
 
 
 @eqx.filter_jit
-def _limit(problem: BilevelProblem, x: PyTree) -> Limit:
+def _limit(problem: BilevelProblem[MDP], x: PyTree) -> Limit:
     world, reward = problem.world_at(x), problem.reward(x)
     cold = _COLD * jnp.maximum(1.0, jnp.max(jnp.abs(reward)))
     answer = solve_follower(world, reward, cold, regulariser=problem.regulariser)
@@ -70,7 +70,7 @@ def _limit(problem: BilevelProblem, x: PyTree) -> Limit:
     gaps = jnp.where(world.terminal, jnp.inf, jnp.sum(policy * q, axis=1) - others)
 
     @eqx.filter_value_and_grad
-    def direct(x):
+    def direct(x: PyTree) -> Array:
         return exact_upper_loss(problem, x, policy)
 
     return Limit(*direct(x), jnp.min(gaps))

@@ -63,14 +63,14 @@ class LowerLevel(eqx.Module):
 class TabularLevel(LowerLevel):
     """A follower on a table: y is V (S,), Φ a soft Bellman sweep, f(x, V) the upper loss at V's policy."""
 
-    problem: BilevelProblem
+    problem: BilevelProblem[MDP]
 
     def start(self):
         """See `LowerLevel.start`."""
         world = self.problem.world
         return jnp.zeros(world.num_states, world.initial.dtype)
 
-    def sweep(self, x, y):
+    def sweep(self, x: PyTree, y: PyTree) -> PyTree:
         """See `LowerLevel.sweep`."""
         p = self.problem
         return soft_bellman(p.world_at(x), p.reward(x), p.tau, y, p.regulariser)
@@ -80,11 +80,11 @@ class TabularLevel(LowerLevel):
         p = self.problem
         return soft_policy(q_values(p.world_at(x), p.reward(x), y), p.tau, p.regulariser)
 
-    def upper(self, x, y):
+    def upper(self, x: PyTree, y: PyTree) -> Float[Array, ""]:
         """See `LowerLevel.upper`."""
         return exact_upper_loss(self.problem, x, self.policy(x, y))
 
-    def solve(self, x, y, tolerance):
+    def solve(self, x: PyTree, y: PyTree, tolerance: float) -> Answer:
         """See `LowerLevel.solve`; by soft policy iteration."""
         p = self.problem
         answer = solve_follower(
@@ -99,7 +99,9 @@ class TabularLevel(LowerLevel):
         # T was applied once more to see the residual.
         return Answer(answer.values, answer.residual, answer.steps + 1, answer.linear_iterations)
 
-    def solve_adjoint(self, x, y, target, tolerance):
+    def solve_adjoint(
+        self, x: PyTree, y: PyTree, target: PyTree, tolerance: float
+    ) -> tuple[PyTree, Int[Array, ""]]:
         """See `LowerLevel.solve_adjoint`."""
         world, policy = self.problem.world_at(x), self.policy(x, y)
         return solve_policy(world, policy, target, transposed=True, tolerance=tolerance)
@@ -130,7 +132,7 @@ class FixedPointProblem(LowerLevel):
         """See `LowerLevel.start`."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), self.initial)
 
-    def sweep(self, x, y):
+    def sweep(self, x: PyTree, y: PyTree) -> PyTree:
         """See `LowerLevel.sweep`."""
         moved = self.fixed_point(x, y)
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (y, moved)]
@@ -138,21 +140,21 @@ class FixedPointProblem(LowerLevel):
             raise InputError(f"fixed_point returned shapes {shapes[1]} for y of {shapes[0]}; return a new y")
         return moved
 
-    def upper(self, x, y):
+    def upper(self, x: PyTree, y: PyTree) -> Float[Array, ""]:
         """See `LowerLevel.upper`."""
         value = jnp.asarray(self.upper_loss(x, y))
         if value.shape != ():
             raise InputError(f"upper_loss returned shape {value.shape}; return one number")
         return value
 
-    def solve(self, x, y, tolerance):
+    def solve(self, x: PyTree, y: PyTree, tolerance: float) -> Answer:
         """See `LowerLevel.solve`; by sweeping."""
 
-        def unsolved(state):
+        def unsolved(state: tuple[PyTree, Array, Array]) -> Array:
             _, residual, count = state
             return (residual > tolerance) & (count < self.max_sweeps)
 
-        def body(state):
+        def body(state: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
             y, _, count = state
             moved = self.sweep(x, y)
             gaps = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), moved, y)
@@ -163,15 +165,17 @@ class FixedPointProblem(LowerLevel):
         y, residual, sweeps = jax.lax.while_loop(unsolved, body, (y, first, zero))
         return Answer(y, residual, sweeps + 1, zero)
 
-    def solve_adjoint(self, x, y, target, tolerance):
+    def solve_adjoint(
+        self, x: PyTree, y: PyTree, target: PyTree, tolerance: float
+    ) -> tuple[PyTree, Int[Array, ""]]:
         """See `LowerLevel.solve_adjoint`; w ← target + (∂Φ/∂y)ᵀ w, which contracts as Φ does."""
         _, pull = jax.vjp(lambda held: self.sweep(x, held), y)
 
-        def unsolved(state):
+        def unsolved(state: tuple[PyTree, PyTree, Array]) -> Array:
             _, term, count = state
             return (_largest(term) > tolerance * _largest(target)) & (count < self.max_sweeps)
 
-        def body(state):
+        def body(state: tuple[PyTree, PyTree, Array]) -> tuple[PyTree, PyTree, Array]:
             w, term, count = state
             term = pull(term)[0]
             return jax.tree.map(jnp.add, w, term), term, count + 1
@@ -184,7 +188,7 @@ def _largest(tree: PyTree) -> Float[Array, ""]:
     return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def lower_level(problem: BilevelProblem | LowerLevel) -> LowerLevel:
+def lower_level(problem: BilevelProblem[MDP] | LowerLevel) -> LowerLevel:
     """The lower level of a problem.
 
     Raises:
@@ -196,7 +200,7 @@ def lower_level(problem: BilevelProblem | LowerLevel) -> LowerLevel:
     return TabularLevel(problem)
 
 
-def require_table(problem: BilevelProblem | LowerLevel) -> None:
+def require_table(problem: object) -> None:
     """Raise InputError unless the problem has a table for a world."""
     if not isinstance(problem, BilevelProblem) or not isinstance(problem.world, MDP):
         raise InputError("this method needs a BilevelProblem on an MDP; on a simulator use SoBiRL or DRLHF")

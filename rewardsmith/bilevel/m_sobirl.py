@@ -1,19 +1,19 @@
 """M-SoBiRL: follower, adjoint and reward move together, none waits for another to be solved."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._core import InputError
 from ..mdp import MDP, Shannon, expect, q_values, soft_bellman, soft_policy
 from ..problem import BilevelProblem
 from .enumeration import exact_upper_loss
 from .lower_level import require_table
-from .method import Method, advance, begin, step_stats
+from .method import Method, MethodState, StepStats, advance, begin, step_stats
 
 
 class Iterates(NamedTuple):
@@ -65,7 +65,7 @@ class MSoBiRL(Method):
         if self.adjoint_update not in ("gradient", "sweep"):
             raise InputError(f'adjoint_update is {self.adjoint_update!r}; give "gradient" or "sweep"')
 
-    def init(self, problem, x, key):
+    def init(self, problem: Any, x: PyTree, key: PRNGKeyArray) -> MethodState:
         """See `Method.init`; V = 0, w = 0."""
         require_table(problem)
         if not self.normalise and not isinstance(problem.regulariser, Shannon):
@@ -77,13 +77,13 @@ class MSoBiRL(Method):
         policy = soft_policy(q, problem.tau, problem.regulariser)
         return begin(self, x, Iterates(zeros, zeros, policy), key)
 
-    def step(self, problem, state):
+    def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
         """See `Method.step`."""
         values, w, policy = state.memory
         moving, rest = eqx.partition(state.x, eqx.is_inexact_array)
         world = problem.world_at(state.x)
 
-        def q_of(m):
+        def q_of(m: PyTree) -> Array:
             x = eqx.combine(m, rest)
             return q_values(problem.world_at(x), problem.reward(x), values)
 
@@ -120,15 +120,15 @@ class MSoBiRL(Method):
         return after, stats
 
     def _sweep(
-        self, problem: BilevelProblem, x, values: Float[Array, " S"]
+        self, problem: BilevelProblem[MDP], x: PyTree, values: Float[Array, " S"]
     ) -> tuple[Float[Array, " S"], Float[Array, "S A"], Float[Array, ""], Int[Array, ""]]:
         world, reward = problem.world_at(x), problem.reward(x)
 
-        def unsolved(state):
+        def unsolved(state: tuple[Array, Array, Array]) -> Array:
             _, moved, count = state
             return (count < self.sweeps) & (moved > self.sweep_tolerance)
 
-        def sweep(state):
+        def sweep(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             values, _, count = state
             swept = soft_bellman(world, reward, problem.tau, values, problem.regulariser)
             return swept, jnp.max(jnp.abs(swept - values)), count + 1

@@ -1,11 +1,13 @@
 """PARL: the hyper-gradient from the curvature of the follower's value in its policy parameters."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._core import InputError
 from ..follower import solve_follower
@@ -20,7 +22,7 @@ from ._policy_value import (
     require_softmax,
 )
 from .enumeration import exact_upper_loss
-from .method import Method, advance, begin, step_stats
+from .method import Method, MethodState, StepStats, advance, begin, step_stats
 
 
 class PARL(Method):
@@ -69,12 +71,12 @@ class PARL(Method):
         if not everywhere(self.damping, lambda value: value >= 0):
             raise InputError(f"damping is {self.damping}; give a number >= 0, such as 1e-8")
 
-    def init(self, problem, x, key):
+    def init(self, problem: Any, x: PyTree, key: PRNGKeyArray) -> MethodState:
         """See `Method.init`; V = 0."""
         require_softmax(problem)
         return begin(self, x, jnp.zeros(problem.world.num_states, problem.world.initial.dtype), key)
 
-    def step(self, problem, state):
+    def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
         """See `Method.step`."""
         moving, rest = eqx.partition(state.x, eqx.is_inexact_array)
         world, reward, tau = problem.world_at(state.x), problem.reward(state.x), problem.tau
@@ -94,10 +96,10 @@ class PARL(Method):
         )(moving, theta)
         v, products = self._solve(problem, world, reward, theta, target)
 
-        def slope(t):
+        def slope(t: Array) -> PyTree:
             """∂V/∂x at θ = t."""
 
-            def value(m):
+            def value(m: PyTree) -> Array:
                 x = eqx.combine(m, rest)
                 return self._value(problem, problem.world_at(x), problem.reward(x), t)
 
@@ -119,7 +121,7 @@ class PARL(Method):
         return advance(self, state, gradient, answer.values), stats
 
     def _value(
-        self, problem: BilevelProblem, world: MDP, reward: Array, theta: Float[Array, "S A"]
+        self, problem: BilevelProblem[MDP], world: MDP, reward: Array, theta: Float[Array, "S A"]
     ) -> Float[Array, ""]:
         """V(x, θ)."""
         values, _ = regularised_values(
@@ -133,7 +135,7 @@ class PARL(Method):
 
     def _solve(
         self,
-        problem: BilevelProblem,
+        problem: BilevelProblem[MDP],
         world: MDP,
         reward: Float[Array, "S A"],
         theta: Float[Array, "S A"],
@@ -151,7 +153,7 @@ class PARL(Method):
         seen = diagonal > 0
         scale = jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, diagonal, 1.0)), 0.0)
 
-        def apply(u):
+        def apply(u: Array) -> Array:
             return self.damping * u - scale * curve(scale * u)
 
         scaled = scale * target

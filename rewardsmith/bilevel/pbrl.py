@@ -1,12 +1,12 @@
 """PBRL: x and a policy move together, a penalty holds the policy near the follower's best."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._core import InputError
 from ..mdp import MDP, q_values, solve_policy
@@ -21,7 +21,7 @@ from ._policy_value import (
 )
 from .enumeration import exact_upper_loss
 from .lower_level import lower_level
-from .method import Method, advance, begin, step_stats
+from .method import Method, MethodState, StepStats, advance, begin, step_stats
 
 _FAR = 3.0
 
@@ -89,7 +89,7 @@ class PBRL(Method):
         if not everywhere(self.policy_step_size, lambda value: (value > 0) & (value <= 1)):
             raise InputError(f"policy_step_size is {self.policy_step_size}; give more than 0 and at most 1")
 
-    def init(self, problem, x, key):
+    def init(self, problem: Any, x: PyTree, key: PRNGKeyArray) -> MethodState:
         """See `Method.init`; y = π*(x), for which the follower is solved, uncounted."""
         require_softmax(problem)
         # Any other y would be pulled back by λ times its gap, and x with it.
@@ -98,7 +98,7 @@ class PBRL(Method):
         q = q_values(problem.world_at(x), problem.reward(x), values)
         return begin(self, x, Policies(values, _log_policy(problem, q)), key)
 
-    def step(self, problem, state):
+    def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
         """See `Method.step`."""
         level = lower_level(problem)
         moving, rest = eqx.partition(state.x, eqx.is_inexact_array)
@@ -110,7 +110,7 @@ class PBRL(Method):
         world, reward = problem.world_at(state.x), problem.reward(state.x)
         best = _log_policy(problem, q_values(world, reward, values))
 
-        def improve(_, held):
+        def improve(_: Array, held: tuple[Array, Array]) -> tuple[Array, Array]:
             log_y, count = held
             aim, products = self._aim(problem, state.x, world, reward, best, log_y)
             step = self.policy_step_size
@@ -139,7 +139,7 @@ class PBRL(Method):
 
     def _aim(
         self,
-        problem: BilevelProblem,
+        problem: BilevelProblem[MDP],
         x: PyTree,
         world: MDP,
         reward: Float[Array, "S A"],
@@ -161,7 +161,7 @@ class PBRL(Method):
         return aim, first + second
 
     def _penalised(
-        self, problem: BilevelProblem, x: PyTree, best: Float[Array, "S A"], y: Float[Array, "S A"]
+        self, problem: BilevelProblem[MDP], x: PyTree, best: Float[Array, "S A"], y: Float[Array, "S A"]
     ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Int[Array, ""]]]:
         """f + λp, up to what its gradient in x does not feel; f; the products both ways."""
         world, reward = problem.world_at(x), problem.reward(x)
@@ -175,9 +175,9 @@ class PBRL(Method):
         return loss + self.penalty * gap, (loss, 2 * products)
 
 
-def _log_policy(problem: BilevelProblem, q: Float[Array, "S A"]) -> Float[Array, "S A"]:
+def _log_policy(problem: BilevelProblem[MDP], q: Float[Array, "S A"]) -> Float[Array, "S A"]:
     return log_policy(problem.regulariser, q, problem.tau)
 
 
-def _values(problem: BilevelProblem, world: MDP, reward: Array, policy: Array) -> tuple[Array, Array]:
+def _values(problem: BilevelProblem[MDP], world: MDP, reward: Array, policy: Array) -> tuple[Array, Array]:
     return regularised_values(world, reward, policy, problem.tau, problem.regulariser)

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._core import RESULTS, InputError
+from ..mdp import MDP
 from ..problem import BilevelProblem
 from .hypergradient import hypergradient
 from .method import Method, StepStats
 from .solve import Progress, Solution, solve
 
-Ease = Callable[[BilevelProblem, Float[Array, ""]], BilevelProblem]
+Ease = Callable[[BilevelProblem[MDP], Float[Array, ""]], BilevelProblem[MDP]]
 
 
 class _Cooling(eqx.Module):
@@ -24,7 +25,7 @@ class _Cooling(eqx.Module):
     steps: Int[Array, ""]
     ease: Ease | None
 
-    def __call__(self, problem: BilevelProblem, step: Int[Array, ""]) -> BilevelProblem:
+    def __call__(self, problem: BilevelProblem[MDP], step: Int[Array, ""]) -> BilevelProblem[MDP]:
         done = jnp.minimum(step / jnp.maximum(self.steps - 1, 1), 1.0)
         tau = problem.tau * self.ratio ** (1.0 - done)
         hot = eqx.tree_at(lambda p: p.temperature, problem, tau.astype(problem.tau.dtype))
@@ -32,7 +33,7 @@ class _Cooling(eqx.Module):
 
 
 def search(
-    problem: BilevelProblem,
+    problem: BilevelProblem[MDP],
     method: Method,
     start: Callable[[PRNGKeyArray], PyTree],
     *,
@@ -104,7 +105,7 @@ def search(
     return _joined(legs, best[0])
 
 
-def _best_first(problem: BilevelProblem, ends: list[Solution]) -> list[Solution]:
+def _best_first(problem: BilevelProblem[MDP], ends: list[Solution]) -> list[Solution]:
     sound = [end for end in ends if end.result == RESULTS.successful]
     if not sound:
         raise InputError(f"no run of the search ended well: {RESULTS[ends[0].result]}")

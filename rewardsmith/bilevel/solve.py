@@ -48,13 +48,13 @@ class Solution(eqx.Module):
 class _Annealed(eqx.Module):
     temperature: Callable[[Int[Array, ""]], Any]
 
-    def __call__(self, problem: BilevelProblem, step: Int[Array, ""]) -> BilevelProblem:
+    def __call__(self, problem: BilevelProblem[MDP], step: Int[Array, ""]) -> BilevelProblem[MDP]:
         tau = jnp.asarray(self.temperature(step), problem.tau.dtype)
         return eqx.tree_at(lambda p: p.temperature, problem, tau)
 
 
 def solve(
-    problem: BilevelProblem | LowerLevel,
+    problem: BilevelProblem[MDP] | LowerLevel,
     method: Method,
     x0: PyTree,
     max_steps: int,
@@ -109,8 +109,8 @@ def solve(
         raise InputError(f"max_steps is {max_steps}; give at least 1")
     if not 0 <= tolerance < np.inf:
         raise InputError(f"tolerance is {tolerance}; give a number >= 0, such as 1e-6")
-    if isinstance(problem, BilevelProblem):
-        if isinstance(problem.upper_loss, ClipLoss) and isinstance(problem.world, MDP):
+    if isinstance(problem, BilevelProblem) and isinstance(problem.upper_loss, ClipLoss):
+        if isinstance(problem.world, MDP):  # pyright: ignore[reportUnnecessaryIsInstance]
             check_enumerable(problem.world, problem.upper_loss)
     if temperature is not None and not isinstance(problem, BilevelProblem):
         raise InputError("temperature is for a BilevelProblem; this problem has none")

@@ -1,14 +1,16 @@
 """UnrolledGradient (ITD): a few sweeps of the follower, differentiated as they stand."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._core import InputError
 from .lower_level import lower_level
-from .method import Method, advance, begin, step_stats
+from .method import Method, MethodState, StepStats, advance, begin, step_stats
 
 
 class UnrolledGradient(Method):
@@ -35,17 +37,17 @@ class UnrolledGradient(Method):
         if self.sweeps < 1:
             raise InputError(f"sweeps is {self.sweeps}; give at least 1")
 
-    def init(self, problem, x, key):
+    def init(self, problem: Any, x: PyTree, key: PRNGKeyArray) -> MethodState:
         """See `Method.init`."""
         return begin(self, x, lower_level(problem).start(), key)
 
-    def step(self, problem, state):
+    def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
         """See `Method.step`."""
         level = lower_level(problem)
         moving, rest = eqx.partition(state.x, eqx.is_inexact_array)
         start = state.memory if self.warm_start else level.start()
 
-        def unrolled(m):
+        def unrolled(m: PyTree) -> tuple[Array, PyTree]:
             x = eqx.combine(m, rest)
             y = level.iterate(x, start, self.sweeps)
             return level.upper(x, y), y

@@ -1,5 +1,7 @@
 """ZerothOrder: φ at two points on either side, in random directions."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,11 +9,11 @@ import numpy as np
 import optax
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._core import InputError
 from .lower_level import lower_level
-from .method import Method, advance, begin, step_stats
+from .method import Method, MethodState, StepStats, advance, begin, step_stats
 
 
 class ZerothOrder(Method):
@@ -44,11 +46,11 @@ class ZerothOrder(Method):
         if not isinstance(self.perturbation, Tracer) and not np.all(self.perturbation > 0):
             raise InputError(f"perturbation is {self.perturbation}; give a positive number, such as 0.1")
 
-    def init(self, problem, x, key):
+    def init(self, problem: Any, x: PyTree, key: PRNGKeyArray) -> MethodState:
         """See `Method.init`."""
         return begin(self, x, lower_level(problem).start(), key)
 
-    def step(self, problem, state):
+    def step(self, problem: Any, state: MethodState) -> tuple[MethodState, StepStats]:
         """See `Method.step`."""
         level = lower_level(problem)
         moving, rest = eqx.partition(state.x, eqx.is_inexact_array)
@@ -58,7 +60,7 @@ class ZerothOrder(Method):
         key, draw = jax.random.split(state.key)
         directions = jax.random.normal(draw, (self.directions, flat.size), flat.dtype)
 
-        def value(vector):
+        def value(vector: Array) -> tuple[Array, Array, Array]:
             x = eqx.combine(unravel(vector), rest)
             answer = level.solve(x, here.y, self.tolerance)
             return level.upper(x, answer.y), answer.sweeps, answer.linear_iterations

@@ -61,7 +61,7 @@ def emulator_seed(seed: int) -> int:
     return seed % _LARGEST_SEED
 
 
-def make_game(env_id: str, options: EnvOptions, **kwargs: Any) -> gymnasium.Env:
+def make_game(env_id: str, options: EnvOptions, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """One game: a step is 4 frames of the emulator, an observation 84 × 84 × 1 the brighter of the last two.
 
     Args:
@@ -91,7 +91,7 @@ def make_game(env_id: str, options: EnvOptions, **kwargs: Any) -> gymnasium.Env:
     return TimeLimit(played, max_episode_steps(env_id))
 
 
-class Emulator(gymnasium.Wrapper):
+class Emulator(gymnasium.Wrapper[Any, Any, Any, Any]):
     """The emulator, frame by frame; what is sticky here is drawn from the environment's own generator.
 
     ALE draws it from a generator that cannot be replaced on its own, and repeats an action that is no part
@@ -103,7 +103,7 @@ class Emulator(gymnasium.Wrapper):
         last_action: index of the action of the last frame.
     """
 
-    def __init__(self, env: gymnasium.Env, repeat_action_probability: float):
+    def __init__(self, env: gymnasium.Env[Any, Any], repeat_action_probability: float):
         super().__init__(env)
         self._sticky = repeat_action_probability
         self._colours: deque[np.ndarray] = deque(maxlen=2)

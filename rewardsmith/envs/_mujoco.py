@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import mujoco as _bindings
@@ -12,7 +12,7 @@ mujoco: Any = _bindings
 
 
 @contextlib.contextmanager
-def quiet_deprecations() -> Iterator[None]:
+def quiet_deprecations() -> Generator[None, None, None]:
     """Drop MuJoCo's notes that a model file uses a deprecated attribute; other notes become warnings.
 
     Left alone it prints them, and writes MUJOCO_LOG.TXT into the working directory.

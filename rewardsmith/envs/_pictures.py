@@ -1,6 +1,6 @@
 """Observations of any layout, turned into those of this house: vectors, or pictures of `ImageSpec`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -13,7 +13,9 @@ from .options import EnvOptions, is_atari
 _CHANNELS = (1, 3, 4)
 
 
-def with_house_observations(env_id: str, env: gymnasium.Env, options: EnvOptions) -> gymnasium.Env:
+def with_house_observations(
+    env_id: str, env: gymnasium.Env[Any, Any], options: EnvOptions
+) -> gymnasium.Env[Any, Any]:
     """Flatten if asked; pictures become uint8 (height, width, channels · stack).
 
     Raises:
@@ -96,7 +98,7 @@ def _layout(env_id: str, space: Box, options: EnvOptions) -> Literal["hw", "hwc"
     return "hwc" if last else "chw"
 
 
-def _flattened(env_id: str, env: gymnasium.Env) -> gymnasium.Env:
+def _flattened(env_id: str, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     space = env.observation_space
     if isinstance(space, Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
         return env

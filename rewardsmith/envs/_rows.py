@@ -26,7 +26,7 @@ _EMULATOR_BYTES = 8704
 _LENGTH_BYTES = 4
 
 
-def is_restorable(env: gymnasium.Env) -> bool:
+def is_restorable(env: gymnasium.Env[Any, Any]) -> bool:
     """Whether `read_row` and `write_row` know all there is."""
     if _layer(env, Emulator) is not None:
         return True
@@ -36,7 +36,7 @@ def is_restorable(env: gymnasium.Env) -> bool:
     return known and plain and isinstance(env.unwrapped.np_random.bit_generator, np.random.PCG64)
 
 
-def read_row(env: gymnasium.Env) -> dict[str, np.ndarray]:
+def read_row(env: gymnasium.Env[Any, Any]) -> dict[str, np.ndarray]:
     """Copies of all that the future depends on, the last observation excepted."""
     inner: Any = env.unwrapped
     limit = time_limit(env)
@@ -66,7 +66,7 @@ def read_row(env: gymnasium.Env) -> dict[str, np.ndarray]:
     return {**row, "physics": physics, "bodies": bodies}
 
 
-def write_row(env: gymnasium.Env, row: dict[str, Any]) -> None:
+def write_row(env: gymnasium.Env[Any, Any], row: dict[str, Any]) -> None:
     """Put back what `read_row` returned into an environment that has been reset.
 
     Args:
@@ -99,11 +99,11 @@ def write_row(env: gymnasium.Env, row: dict[str, Any]) -> None:
         inner.data.xpos[:], inner.data.xipos[:] = np.split(row["bodies"], 2)
 
 
-def _layer(env: gymnasium.Env, kind: type) -> Any:
+def _layer(env: gymnasium.Env[Any, Any], kind: type) -> Any:
     return next((layer for layer in layers(env) if isinstance(layer, kind)), None)
 
 
-def _is_mujoco(env: gymnasium.Env) -> bool:
+def _is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
     return type(env.unwrapped).__module__.startswith("gymnasium.envs.mujoco.")
 
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ _FOLLOWING_CAMERA = "track"
 _PLANE = 0
 
 
-def make_drawable(env_id: str, size: tuple[int, int], options: EnvOptions | None = None) -> gymnasium.Env:
+def make_drawable(
+    env_id: str, size: tuple[int, int], options: EnvOptions | None = None
+) -> gymnasium.Env[Any, Any]:
     """One environment that `draw` can draw; `size` is width and height where they are free.
 
     Raises:
@@ -59,12 +61,12 @@ def _let_floors_go_on(model: Any) -> None:
             model.geom_size[index, :2] = 0.0
 
 
-def _cameras(env: gymnasium.Env) -> set[str]:
+def _cameras(env: gymnasium.Env[Any, Any]) -> set[str]:
     model = getattr(env.unwrapped, "model")  # noqa: B009 (only MuJoCo's tasks have one)
     return {model.camera(index).name for index in range(model.ncam)}
 
 
-def draw_plainly(env: gymnasium.Env) -> None:
+def draw_plainly(env: gymnasium.Env[Any, Any]) -> None:
     """From now on without shadows and reflections, which take most of the time where a processor draws."""
     model: Any = getattr(env.unwrapped, "model", None)
     if hasattr(model, "light_castshadow") and hasattr(model, "mat_reflectance"):
@@ -72,7 +74,7 @@ def draw_plainly(env: gymnasium.Env) -> None:
         model.mat_reflectance[:] = 0.0
 
 
-def draw(env_id: str, env: gymnasium.Env) -> np.ndarray:
+def draw(env_id: str, env: gymnasium.Env[Any, Any]) -> np.ndarray:
     """The environment as it is now: (H, W, 3) uint8, both sides even.
 
     Raises:
@@ -92,7 +94,7 @@ def draw(env_id: str, env: gymnasium.Env) -> np.ndarray:
     return np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2], np.uint8)
 
 
-def pace(env: gymnasium.Env) -> tuple[float, int]:
+def pace(env: gymnasium.Env[Any, Any]) -> tuple[float, int]:
     """Pictures a second of a film in real time, and steps from one to the next."""
     steps_per_second = float(env.metadata.get("render_fps") or _FPS)
     stride = max(1, round(steps_per_second / _FPS))
@@ -100,7 +102,7 @@ def pace(env: gymnasium.Env) -> tuple[float, int]:
 
 
 @contextlib.contextmanager
-def encoder(env_id: str, path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+def encoder(env_id: str, path: Path, fps: float) -> Generator[Callable[[np.ndarray], None], None, None]:
     """A function that adds one frame to an MP4 (H.264, yuv420p) at `path`.
 
     Raises:
@@ -109,7 +111,7 @@ def encoder(env_id: str, path: Path, fps: float) -> Iterator[Callable[[np.ndarra
     try:
         writer = imageio.get_writer(
             path,
-            format="FFMPEG",  # pyright: ignore[reportArgumentType]
+            format="FFMPEG",
             mode="I",
             fps=fps,
             codec="libx264",
@@ -142,7 +144,7 @@ def _cannot_encode(env_id: str, error: Exception) -> InputError:
 
 
 @contextlib.contextmanager
-def windowless() -> Iterator[None]:
+def windowless() -> Generator[None, None, None]:
     """While it lasts, let drawing libraries work without a screen, unless the user chose how.
 
     Not at import: with MUJOCO_GL set, ``import mujoco`` itself fails where that library is missing.

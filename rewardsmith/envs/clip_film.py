@@ -140,7 +140,7 @@ def clip_frames(
 
 def replay(
     env_id: str,
-    env: gymnasium.Env,
+    env: gymnasium.Env[Any, Any],
     state_row: Mapping[str, Any],
     actions: np.ndarray,
     options: EnvOptions | None = None,

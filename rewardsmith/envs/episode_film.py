@@ -1,6 +1,7 @@
 """Steps of a recorded episode as a film: the episode is played again from its seed."""
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,7 +12,7 @@ from ._video import draw, draw_plainly, encoder, pace, windowless
 
 
 def film_excerpt(
-    env: gymnasium.Env,
+    env: gymnasium.Env[Any, Any],
     seed: int,
     actions: np.ndarray,
     observations: np.ndarray,

@@ -26,7 +26,7 @@ class KnowsSpaces(Protocol):
         ...
 
 
-class LearnedRewardWrapper(gymnasium.Wrapper, RecordConstructorArgs):
+class LearnedRewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """The same environment, paying r_x(s_t, a_t) for action a_t taken on observation s_t.
 
     The true reward is left out altogether, so that nothing of it leaks, unless it is asked for. Ends of
@@ -44,7 +44,7 @@ class LearnedRewardWrapper(gymnasium.Wrapper, RecordConstructorArgs):
         InputError: spaces that are not understood, or others than the reward was learned on.
     """
 
-    def __init__(self, env: gymnasium.Env, reward: BatchReward, *, keep_true: str | None = None):
+    def __init__(self, env: gymnasium.Env[Any, Any], reward: BatchReward, *, keep_true: str | None = None):
         RecordConstructorArgs.__init__(self, reward=reward, keep_true=keep_true)
         gymnasium.Wrapper.__init__(self, env)
         _check(reward, env.observation_space, env.action_space)
@@ -94,7 +94,13 @@ class LearnedRewardVectorWrapper(gymnasium.vector.VectorWrapper):
         InputError: as there, or an environment that does not say how it restarts.
     """
 
-    def __init__(self, env: gymnasium.vector.VectorEnv, reward: BatchReward, *, keep_true: str | None = None):
+    def __init__(
+        self,
+        env: gymnasium.vector.VectorEnv[Any, Any, Any],
+        reward: BatchReward,
+        *,
+        keep_true: str | None = None,
+    ):
         super().__init__(env)
         _check(reward, env.single_observation_space, env.single_action_space)
         self._reward, self._keep_true = reward, keep_true
@@ -156,7 +162,7 @@ def _values(reward: BatchReward, observations: np.ndarray, actions: np.ndarray) 
     return values
 
 
-def _autoreset_mode(env: gymnasium.vector.VectorEnv) -> AutoresetMode:
+def _autoreset_mode(env: gymnasium.vector.VectorEnv[Any, Any, Any]) -> AutoresetMode:
     # Before Gymnasium 1.4 copies of one class share the metadata: another vector may have changed them.
     mode = getattr(env.unwrapped, "autoreset_mode", None) or env.metadata.get("autoreset_mode")
     if not isinstance(mode, AutoresetMode):

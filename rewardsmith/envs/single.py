@@ -23,7 +23,7 @@ _CAN_TERMINATE = {
 }
 
 
-def make_single(env_id: str, options: EnvOptions | None = None, **kwargs: Any) -> gymnasium.Env:
+def make_single(env_id: str, options: EnvOptions | None = None, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """One Gymnasium environment with the observations of this house, every way of failing in one line.
 
     Args:
@@ -61,7 +61,7 @@ def check_known(env_id: str) -> None:
         raise InputError(_unknown(env_id))
 
 
-def read_spec(env_id: str, env: gymnasium.Env, options: EnvOptions | None = None) -> EnvSpec:
+def read_spec(env_id: str, env: gymnasium.Env[Any, Any], options: EnvOptions | None = None) -> EnvSpec:
     """The facts of an environment that `make_single` made with the same options.
 
     Raises:
@@ -98,14 +98,14 @@ def read_spec(env_id: str, env: gymnasium.Env, options: EnvOptions | None = None
     )
 
 
-def to_native(actions: np.ndarray, space: gymnasium.Space) -> np.ndarray:
+def to_native(actions: np.ndarray, space: gymnasium.Space[Any]) -> np.ndarray:
     """Checked actions in the numbering and dtype of the Gymnasium space."""
     if isinstance(space, gymnasium.spaces.Discrete):
         return actions + space.start
     return actions.astype(space.dtype)
 
 
-def layers(env: gymnasium.Env) -> list[gymnasium.Env]:
+def layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
     """The wrappers from the outermost on, then the environment itself."""
     found = [env]
     while isinstance(found[-1], gymnasium.Wrapper):
@@ -113,7 +113,7 @@ def layers(env: gymnasium.Env) -> list[gymnasium.Env]:
     return found
 
 
-def time_limit(env: gymnasium.Env) -> Any:
+def time_limit(env: gymnasium.Env[Any, Any]) -> Any:
     """The wrapper that keeps the time limit, or None."""
     return next((layer for layer in layers(env) if isinstance(layer, TimeLimit)), None)
 

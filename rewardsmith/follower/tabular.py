@@ -53,7 +53,7 @@ class FollowerSolution(eqx.Module):
 
 def solve_follower(
     world: MDP,
-    reward_table: ArrayLike | Sequence,
+    reward_table: ArrayLike | Sequence[object],
     temperature: ArrayLike,
     *,
     regulariser: Regulariser | None = None,
@@ -187,15 +187,15 @@ def _fixed_point(
     tolerance: Array,
     max_steps: Array,
 ) -> Any:
-    def gap_at(values):
+    def gap_at(values: Array) -> Array:
         return _gap(world, reward, temperature, regulariser, values)
 
-    def unsolved(state):
+    def unsolved(state: tuple[Array, Array, Array, Array]) -> Array:
         values, gap, step, _ = state
         # Written so that NaN stops.
         return (step < max_steps) & (jnp.max(jnp.abs(gap)) > _allowed(values, temperature, tolerance))
 
-    def newton(state):
+    def newton(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         values, gap, step, products = state
         policy = soft_policy(q_values(world, reward, values), temperature, regulariser)
         move, count = solve_policy(world, policy, gap, tolerance=_INNER)
@@ -220,7 +220,7 @@ def _fixed_point_jvp(primals: Any, tangents: Any, *, start: Array, tolerance: Ar
     values, steps, products = _fixed_point(*primals, start=start, tolerance=tolerance, max_steps=max_steps)
     world, reward, temperature, regulariser = primals
 
-    def sweep(world, reward, temperature, regulariser):
+    def sweep(world: MDP, reward: Array, temperature: Array, regulariser: Regulariser) -> Array:
         return soft_bellman(world, reward, temperature, values, regulariser)
 
     _, moved = eqx.filter_jvp(sweep, primals, tangents)

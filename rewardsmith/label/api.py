@@ -64,7 +64,7 @@ def sign_in(body: _SignIn, request: Request) -> Response:
 
 
 @router.post("/sign-out")
-def sign_out(body: _Nothing, session: Changing, request: Request) -> Response:
+def sign_out(_body: _Nothing, session: Changing, request: Request) -> Response:
     """End the session."""
     response = JSONResponse({})
     request.app.state.site.sessions.end(session, response)
@@ -113,20 +113,20 @@ def undo(body: _Undo, session: Changing, request: Request) -> Response:
 
 
 @router.post("/release")
-def release(body: _Nothing, session: Changing, request: Request) -> Response:
+def release(_body: _Nothing, session: Changing, request: Request) -> Response:
     """Give back what this labeller holds."""
     request.app.state.site.store.release(session.labeller.id)
     return JSONResponse({})
 
 
 @router.get("/statistics")
-def statistics(session: Owning, request: Request) -> Response:
+def statistics(_owner: Owning, request: Request) -> Response:
     """What the dashboard shows."""
     return JSONResponse(request.app.state.site.statistics.read())
 
 
 @router.get("/instruction")
-def instruction(session: Owning, request: Request) -> Response:
+def instruction(_owner: Owning, request: Request) -> Response:
     """The instruction as the owner wrote it."""
     return JSONResponse({"text": request.app.state.site.store.get_setting("instruction")})
 

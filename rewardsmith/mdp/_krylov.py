@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 Product = Callable[[Float[Array, " S"]], Float[Array, " S"]]
 
 _KRYLOV_STEPS = 300
+# Values, what is missing of them, the least of its size so far, sweeps since, products.
+_Sweep = tuple[Float[Array, " S"], Float[Array, " S"], Float[Array, ""], Int[Array, ""], Int[Array, ""]]
 # A sweep gains a factor γ in the long run; so many in a row without gain mean that rounding allows no more.
 _PATIENCE = 200
 
@@ -81,11 +83,11 @@ def sweep(
     Ends when the largest residual is within `tolerance`, or when it has not fallen for long.
     """
 
-    def goes_on(state):
+    def goes_on(state: _Sweep) -> Bool[Array, ""]:
         _, gap, _, since, _ = state
         return (jnp.max(jnp.abs(gap)) > tolerance) & (since < _PATIENCE)
 
-    def body(state):
+    def body(state: _Sweep) -> _Sweep:
         values, gap, best, since, count = state
         values = values + gap
         gap = right - matvec(values)

@@ -55,10 +55,10 @@ class MDP(eqx.Module):
 
     def __init__(
         self,
-        transition: ArrayLike | Sequence | Transition,
-        initial: ArrayLike | Sequence,
+        transition: ArrayLike | Sequence[object] | Transition,
+        initial: ArrayLike | Sequence[object],
         discount: ArrayLike,
-        terminal: ArrayLike | Sequence | None = None,
+        terminal: ArrayLike | Sequence[object] | None = None,
         *,
         contexts: int = 1,
     ):

@@ -48,24 +48,26 @@ class Regulariser(eqx.Module):
 class Shannon(Regulariser):
     """Negative entropy, Ω(π) = Σ_a π log π: V = τ log Σ_a exp(Q/τ), π = exp((Q − V)/τ)."""
 
-    def value(self, q_values, temperature):
+    def value(self, q_values: Float[Array, "*S A"], temperature: Temperature) -> Float[Array, "*S"]:
         """See `Regulariser.value`."""
         # V does not depend on the pivot, so nothing is lost by holding it still, and ties cost no gradient.
         pivot = jax.lax.stop_gradient(jnp.max(q_values, axis=-1, keepdims=True))
         scaled = jnp.exp((q_values - pivot) / temperature)
         return pivot[..., 0] + temperature * jnp.log(jnp.sum(scaled, axis=-1))
 
-    def policy(self, q_values, temperature):
+    def policy(self, q_values: Float[Array, "*S A"], temperature: Temperature) -> Float[Array, "*S A"]:
         """See `Regulariser.policy`."""
         # Before the division: Q/τ overflows for small τ, the difference only underflows.
         pivot = jax.lax.stop_gradient(jnp.max(q_values, axis=-1, keepdims=True))
         return jax.nn.softmax((q_values - pivot) / temperature, axis=-1)
 
-    def penalty(self, policy):
+    def penalty(self, policy: Float[Array, "*S A"]) -> Float[Array, "*S"]:
         """See `Regulariser.penalty`."""
         return jnp.sum(_times_log(policy, policy), axis=-1)
 
-    def sensitivity(self, policy, cotangent):
+    def sensitivity(
+        self, policy: Float[Array, "*S A"], cotangent: Float[Array, "*S A"]
+    ) -> Float[Array, "*S A"]:
         """See `Regulariser.sensitivity`."""
         return _softmax_sensitivity(policy, cotangent)
 
@@ -85,7 +87,7 @@ class KullbackLeibler(Regulariser):
 
     reference: Float[Array, "*S A"]
 
-    def __init__(self, reference: ArrayLike | Sequence):
+    def __init__(self, reference: ArrayLike | Sequence[object]):
         self.reference = jnp.asarray(reference)
         if not jnp.issubdtype(self.reference.dtype, jnp.floating):
             self.reference = self.reference.astype(float)
@@ -102,23 +104,25 @@ class KullbackLeibler(Regulariser):
                     f"reference[{s}] is no distribution (sum {sums[s]:.6g}); divide each row by its sum"
                 )
 
-    def value(self, q_values, temperature):
+    def value(self, q_values: Float[Array, "*S A"], temperature: Temperature) -> Float[Array, "*S"]:
         """See `Regulariser.value`."""
         pivot, weights = self._weights(q_values, temperature)
         return pivot[..., 0] + temperature * jnp.log(jnp.sum(weights, axis=-1))
 
-    def policy(self, q_values, temperature):
+    def policy(self, q_values: Float[Array, "*S A"], temperature: Temperature) -> Float[Array, "*S A"]:
         """See `Regulariser.policy`."""
         _, weights = self._weights(q_values, temperature)
         return weights / jnp.sum(weights, axis=-1, keepdims=True)
 
-    def penalty(self, policy):
+    def penalty(self, policy: Float[Array, "*S A"]) -> Float[Array, "*S"]:
         """See `Regulariser.penalty`."""
         allowed = self.reference > 0
         ratio = policy / jnp.where(allowed, self.reference, 1.0)
         return jnp.sum(jnp.where(allowed, _times_log(policy, ratio), 0.0), axis=-1)
 
-    def sensitivity(self, policy, cotangent):
+    def sensitivity(
+        self, policy: Float[Array, "*S A"], cotangent: Float[Array, "*S A"]
+    ) -> Float[Array, "*S A"]:
         """See `Regulariser.sensitivity`."""
         return _softmax_sensitivity(policy, cotangent)
 
@@ -138,11 +142,11 @@ class Tsallis(Regulariser):
     Sources: Lee, Choi and Oh, RA-L 2018 (arXiv 1709.06293); Martins and Astudillo, ICML 2016.
     """
 
-    def value(self, q_values, temperature):
+    def value(self, q_values: Float[Array, "*S A"], temperature: Temperature) -> Float[Array, "*S"]:
         """See `Regulariser.value`."""
         return _sparse_value(q_values, jnp.asarray(temperature, q_values.dtype))
 
-    def policy(self, q_values, temperature):
+    def policy(self, q_values: Float[Array, "*S A"], temperature: Temperature) -> Float[Array, "*S A"]:
         """See `Regulariser.policy`."""
         pivot = jax.lax.stop_gradient(jnp.max(q_values, axis=-1, keepdims=True))
         scaled = (q_values - pivot) / temperature
@@ -157,11 +161,13 @@ class Tsallis(Regulariser):
         threshold = (jnp.sum(jnp.where(support, scaled, 0.0), axis=-1, keepdims=True) - 1) / count
         return jnp.where(support, jnp.maximum(scaled - threshold, 0.0), 0.0)
 
-    def penalty(self, policy):
+    def penalty(self, policy: Float[Array, "*S A"]) -> Float[Array, "*S"]:
         """See `Regulariser.penalty`."""
         return 0.5 * (jnp.sum(policy**2, axis=-1) - 1)
 
-    def sensitivity(self, policy, cotangent):
+    def sensitivity(
+        self, policy: Float[Array, "*S A"], cotangent: Float[Array, "*S A"]
+    ) -> Float[Array, "*S A"]:
         """See `Regulariser.sensitivity`."""
         inside = (policy > 0).astype(policy.dtype)
         mean = jnp.sum(inside * cotangent, axis=-1, keepdims=True) / jnp.sum(inside, axis=-1, keepdims=True)
@@ -178,7 +184,7 @@ def _sparse_value(q_values: Array, temperature: Array) -> Array:
 
 
 @_sparse_value.defjvp
-def _sparse_value_jvp(primals, tangents):
+def _sparse_value_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     q_values, temperature = primals
     policy = Tsallis().policy(q_values, temperature)
     moved = jnp.sum(policy * tangents[0], axis=-1) - tangents[1] * Tsallis().penalty(policy)

@@ -99,7 +99,11 @@ def _walk(
     uniforms: Float[Array, "T 2"],
     first_action: Int[Array, ""] | None = None,
 ) -> tuple[Int[Array, " T"], Int[Array, " T"], Bool[Array, " T"]]:
-    def step(carry, inputs):
+    def step(
+        carry: tuple[Int[Array, ""], Bool[Array, ""]], inputs: tuple[Float[Array, "2"], Bool[Array, ""]]
+    ) -> tuple[
+        tuple[Int[Array, ""], Bool[Array, ""]], tuple[Int[Array, ""], Int[Array, ""], Bool[Array, ""]]
+    ]:
         state, alive = carry
         uniforms, first = inputs
         action = _draw(policy[state], uniforms[0])

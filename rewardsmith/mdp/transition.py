@@ -89,9 +89,9 @@ class SparseTransition(Transition):
     @classmethod
     def from_triplets(
         cls,
-        rows: ArrayLike | Sequence,
-        successors: ArrayLike | Sequence,
-        weights: ArrayLike | Sequence,
+        rows: ArrayLike | Sequence[object],
+        successors: ArrayLike | Sequence[object],
+        weights: ArrayLike | Sequence[object],
         *,
         num_states: int,
         num_actions: int,
@@ -169,7 +169,9 @@ class SparseTransition(Transition):
         states = jnp.arange(self.num_states)[:, None, None]
         return table.at[states, self.successors].add(policy[..., None] * self.weights)
 
-    def probability(self, states, actions, successors):
+    def probability(
+        self, states: Int[Array, "*n"], actions: Int[Array, "*n"], successors: Int[Array, "*n"]
+    ) -> Float[Array, "*n"]:
         """See `Transition.probability`."""
         hits = self.successors[states, actions] == successors[..., None]
         return jnp.sum(jnp.where(hits, self.weights[states, actions], 0.0), axis=-1)
@@ -191,7 +193,7 @@ class SharedTransition(Transition):
     kernel: Float[Array, "S G S"]
     group: Int[Array, " A"]
 
-    def __init__(self, kernel: ArrayLike, group: ArrayLike | Sequence):
+    def __init__(self, kernel: ArrayLike, group: ArrayLike | Sequence[object]):
         self.kernel, self.group = jnp.asarray(kernel), jnp.asarray(group, jnp.int32)
         shape = self.kernel.shape
         if len(shape) != 3 or shape[0] != shape[2] or self.kernel.size == 0 or self.group.ndim != 1:
@@ -229,7 +231,9 @@ class SharedTransition(Transition):
         grouped = zeros.at[:, self.group].add(policy)
         return jnp.einsum("sg,sgt->st", grouped, self.kernel, precision=_EXACT)
 
-    def probability(self, states, actions, successors):
+    def probability(
+        self, states: Int[Array, "*n"], actions: Int[Array, "*n"], successors: Int[Array, "*n"]
+    ) -> Float[Array, "*n"]:
         """See `Transition.probability`."""
         return self.kernel[states, self.group[actions], successors]
 

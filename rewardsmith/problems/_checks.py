@@ -11,7 +11,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name} is {value!r}; give one of {', '.join(map(repr, choices))}")
 
 
-def check_sizes(smallest: int = 1, **sizes: int) -> None:
+def check_sizes(smallest: int = 1, **sizes: object) -> None:
     """Raise InputError unless all are whole numbers of at least `smallest`."""
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool) or size < smallest:

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ..mdp import Transition
 from ..mdp import expect as expect_under
@@ -58,7 +58,9 @@ class Copies(Transition):
         apart = policy.reshape(self.count, -1, self.num_actions)
         return jax.scipy.linalg.block_diag(*(table_under(self.transition, part) for part in apart))
 
-    def probability(self, states, actions, successors):
+    def probability(
+        self, states: Int[Array, "*n"], actions: Int[Array, "*n"], successors: Int[Array, "*n"]
+    ) -> Float[Array, "*n"]:
         """See `Transition.probability`."""
         one = self.num_states // self.count
         inside = probability_of(self.transition, states % one, actions, successors % one)

@@ -16,6 +16,7 @@ answer is soft-optimal, hence smooth in x; one kind of agent; it cannot refuse, 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from .._core import InputError
 from ..mdp import MDP, state_action_occupancy
@@ -69,13 +70,13 @@ def build(
     cost = jnp.asarray(hardest * effort**2, float)
     gained = P @ jnp.linspace(0.0, 1.0, levels)
 
-    def expected_pay(x):
+    def expected_pay(x: Array) -> Array:
         pay = jnp.broadcast_to(jax.nn.softplus(x), (levels, outcome_classes))
         return jnp.sum(chances * pay[:, None, :], axis=-1)
 
     loss = LeaderReturn(world, lambda x: gained - expected_pay(x))
 
-    def outcomes(x, policy):
+    def outcomes(x: Array, policy: Array) -> dict[str, Array]:
         visits = state_action_occupancy(world, policy)
         return {
             "principal's return": -loss(x, policy),

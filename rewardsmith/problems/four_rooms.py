@@ -123,11 +123,11 @@ class _Shares(eqx.Module):
     at_goal: Array
     copies: int = eqx.field(static=True)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         charge = -_BUDGET * jax.nn.softmax(x)[: len(self.at_goal) // self.copies]
         return jnp.where(self.at_goal, 0.0, jnp.tile(charge, self.copies))
 
-    def spent(self, x):
+    def spent(self, x: Array) -> Array:
         """Σ |charge| of each follower, (copies,)."""
         return jnp.abs(self(x)).reshape(self.copies, -1).sum(axis=1)
 
@@ -139,15 +139,15 @@ class _LeaderReward(eqx.Module):
     at_target: Array
     penalty: Array
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         bill = jnp.repeat(self.penalty * self.shares.spent(x), len(self.at_target) // self.shares.copies)
         paid = jnp.where(self.shares.at_goal, bill, 0.0)
         return _for_all_moves(jnp.where(self.at_target, 1.0, 0.0) - paid)
 
 
-def _ease(problem, t):
+def _ease(problem: BilevelProblem[MDP], t: Array) -> BilevelProblem[MDP]:
     return eqx.tree_at(lambda p: p.upper_loss.reward.penalty, problem, replace_fn=lambda c: c * t)
 
 
-def _for_all_moves(table):
+def _for_all_moves(table: Array) -> Array:
     return jnp.broadcast_to(table[:, None], (*table.shape, 4))

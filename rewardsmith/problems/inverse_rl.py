@@ -14,6 +14,7 @@ Departures: the map is ours; τ, γ and P are known to the leader.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ..mdp import MDP, q_values, soft_bellman, soft_policy, state_occupancy
 from ..problem import BilevelProblem
@@ -74,7 +75,7 @@ def build(
     terrain = np.where(MAP.letters == "s", ".", MAP.letters)
     features = jnp.asarray(terrain[:, None] == np.array(list(TERRAINS)), float)
 
-    def reward(x):
+    def reward(x: Array) -> Array:
         return jnp.broadcast_to((features @ x)[:, None], (states, 4))
 
     true_weights = jnp.asarray(list(TERRAINS.values()), float)
@@ -83,7 +84,7 @@ def build(
     likelihood = DemonstrationLoss(counts)
     visits = state_occupancy(world, expert)
 
-    def outcomes(x, policy):
+    def outcomes(x: Array, policy: Array) -> dict[str, Array]:
         ratio = jnp.log(expert) - jnp.log(policy)
         return {
             "divergence from expert": jnp.sum(visits * jnp.sum(expert * ratio, axis=1)) / jnp.sum(visits),

@@ -17,6 +17,7 @@ charges; the map and its numbers are ours.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ..mdp import MDP, SparseTransition, state_occupancy
 from ..problem import BilevelProblem
@@ -80,20 +81,20 @@ def build(
     at_goal = jnp.zeros(states, bool).at[last].set(True)
     wanted = jnp.where(hazard, -0.3, jnp.where(at_goal, 1.0, jnp.where(lane, 0.0, -0.02)))
 
-    def placed(x):
+    def placed(x: Array) -> Array:
         return jnp.where(at_goal, 0.0, x)
 
-    def cost(x):
+    def cost(x: Array) -> Array:
         if norm == "l2":
             return 0.5 * jnp.sum(x**2)
         return jnp.sum(jnp.sqrt(x**2 + _EDGE**2) - _EDGE)
 
-    def for_all_moves(values):
+    def for_all_moves(values: Array) -> Array:
         return jnp.broadcast_to(values[:, None], (states, 4))
 
     earned = LeaderReturn(world, lambda x: for_all_moves(wanted))
 
-    def outcomes(x, policy):
+    def outcomes(x: Array, policy: Array) -> dict[str, Array]:
         visits = state_occupancy(world, policy)
         return {
             "leader return": -earned(x, policy),

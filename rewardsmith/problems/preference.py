@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from .._core import InputError
 from ..mdp import MDP, state_action_occupancy
@@ -92,11 +93,11 @@ def preference_from(
         )
     world = MDP(P, jnp.asarray(initial, float), discount)
 
-    def target(states, actions):
+    def target(states: Array, actions: Array) -> Array:
         returns = truth[states, actions].sum(axis=1)
         return jax.nn.sigmoid(returns[0] - returns[1])
 
-    def outcomes(x, policy):
+    def outcomes(x: Array, policy: Array) -> dict[str, Array]:
         visits = state_action_occupancy(world, policy)
         share = visits / jnp.sum(visits)
         spread = [table - jnp.sum(share * table) for table in (truth, B @ x)]

@@ -24,6 +24,7 @@ constant weight could have served.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ..mdp import MDP
 from ..problem import BilevelProblem
@@ -84,7 +85,7 @@ def build(
     index = {"per-room": second_room().astype(int), "per-state": np.arange(states)}
     place = index.get(weight, np.zeros(states, int))
 
-    def weights(x):
+    def weights(x: Array) -> Array:
         return x[place]
 
     return Task(

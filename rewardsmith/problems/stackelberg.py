@@ -17,6 +17,7 @@ the ridge, which keeps x finite where a pure commitment is best.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ..mdp import MDP
 from ..problem import BilevelProblem
@@ -63,16 +64,16 @@ def build(
         row[rng.choice(states, branches, replace=False)] = rng.dirichlet(np.ones(branches))
     kernel = jnp.asarray(table, float)
 
-    def commitment(x):
+    def commitment(x: Array) -> Array:
         return jax.nn.softmax(x, axis=-1)
 
-    def transition(x):
+    def transition(x: Array) -> Array:
         return jnp.einsum("sb,sbat->sat", commitment(x), kernel, precision=jax.lax.Precision.HIGHEST)
 
-    def reward(x):
+    def reward(x: Array) -> Array:
         return jnp.sum(commitment(x)[..., None] * own, axis=1)
 
-    def leader_reward(x):
+    def leader_reward(x: Array) -> Array:
         return jnp.sum(commitment(x)[..., None] * other, axis=1)
 
     moved = transition if moves_world else None

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..mdp import MDP, SharedTransition, state_occupancy
+from ..mdp import MDP, SharedTransition, Transition, state_occupancy
 from ..problem import BilevelProblem
 from ..upper_losses import LeaderReturn
 from ._checks import check_not_negative, check_sizes
@@ -68,7 +68,7 @@ def build(
     group = choices[:, 0] * sums + choices[:, 1:].sum(axis=1)
     kinds = len(PREFERENCES)
 
-    def transition(x):
+    def transition(x: Array) -> Transition:
         earned = (1 - rates(x)[0]) * _HOUR * jnp.arange(hours)
         saved = (earned[:, None] - _UNIT * jnp.arange(sums)).reshape(-1)
         return Copies(SharedTransition(_next_assets(jnp.asarray(assets, float), edges, saved), group), kinds)
@@ -81,12 +81,12 @@ def build(
     taste = jnp.prod(bought ** jnp.asarray(PREFERENCES, float)[:, None, :], axis=-1)
     own = jnp.asarray(assets, float)[:, None] - 0.1 * worked**2
 
-    def reward(x):
+    def reward(x: Array) -> Array:
         dearness = jnp.prod((1 + rates(x)[1:]) ** -jnp.asarray(PREFERENCES, float), axis=-1)
         joy = taste * dearness[:, None]
         return (own + joy[:, None, :]).reshape(kinds * points, -1)
 
-    def leader_reward(x):
+    def leader_reward(x: Array) -> Array:
         income, goods = rates(x)[0], rates(x)[1:]
         real = bought / (1 + goods)
         revenue = real @ goods + income * worked
@@ -95,7 +95,7 @@ def build(
 
     loss = LeaderReturn(world, leader_reward, transition=transition)
 
-    def outcomes(x, policy):
+    def outcomes(x: Array, policy: Array) -> dict[str, Array]:
         occupancy = state_occupancy(loss.leader_world(x), policy)
         share = occupancy @ policy / jnp.sum(occupancy)
         taxes = dict(zip(("income tax", "VAT 1", "VAT 2", "VAT 3"), rates(x), strict=True))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
 from .._core import InputError
 from .ensemble import Output, check_output, prepared
@@ -61,12 +61,14 @@ class EmbeddingEnsemble(LearnedReward):
         self.mean, self.deviation = jnp.zeros(()), jnp.ones(())
         self.output, self.compare = output, compare
 
-    def __call__(self, observation, action):
+    def __call__(self, observation: Shaped[Array, "*o"], action: Shaped[Array, "*a"]) -> Float[Array, ""]:
         """See `LearnedReward.__call__`."""
         reward = self._compared(self.members(observation, action))
         return prepared(reward, self.mean, self.deviation, self.output)
 
-    def normalise(self, observation, action, least_deviation=1e-3):
+    def normalise(
+        self, observation: Shaped[Array, "n *o"], action: Shaped[Array, "n *a"], least_deviation: float = 1e-3
+    ) -> "EmbeddingEnsemble":
         """See `LearnedReward.normalise`: v̄, then μ and σ, and the moments of "batch" norms."""
         x = self.measured(observation)
         vectors = jax.vmap(x.members)(observation, action)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
 from .._core import REWARD, ImageSpec, InputError, Layer, Norm
 from .networks import LearnedReward, RewardNetwork, make_networks, moments, visible_pixels
@@ -74,12 +74,14 @@ class RewardEnsemble(LearnedReward):
         """What 1 of the follower's reward is in the members' own rewards: σ, or 1."""
         return jax.lax.stop_gradient(self.deviation) if self.output == "normalise" else jnp.ones(())
 
-    def __call__(self, observation, action):
+    def __call__(self, observation: Shaped[Array, "*o"], action: Shaped[Array, "*a"]) -> Float[Array, ""]:
         """See `LearnedReward.__call__`."""
         reward = jnp.mean(self.members(observation, action))
         return prepared(reward, self.mean, self.deviation, self.output)
 
-    def normalise(self, observation, action, least_deviation=1e-3):
+    def normalise(
+        self, observation: Shaped[Array, "n *o"], action: Shaped[Array, "n *a"], least_deviation: float = 1e-3
+    ) -> "RewardEnsemble":
         """See `LearnedReward.normalise`: μ and σ, and the moments of "batch" norms."""
         x = self.measured(observation)
         rewards = jax.vmap(lambda o, a: jnp.mean(x.members(o, a)))(observation, action)

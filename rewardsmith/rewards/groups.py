@@ -48,7 +48,7 @@ class GroupEnsemble(LearnedReward):
         self.mean, self.deviation = jnp.zeros(groups), jnp.ones(groups)
         self.output = output
 
-    def __call__(self, observation, action):
+    def __call__(self, observation: Shaped[Array, "*o"], action: Shaped[Array, "*a"]) -> Float[Array, ""]:
         """See `LearnedReward.__call__`."""
         rewards = prepared(self.of_groups(observation, action), self.mean, self.deviation, self.output)
         weights = jax.lax.stop_gradient(self.weights)
@@ -59,7 +59,9 @@ class GroupEnsemble(LearnedReward):
         """Each group's reward of one step, the mean over members, neither normalised nor cut."""
         return jnp.mean(self.members(observation, action), axis=0)
 
-    def normalise(self, observation, action, least_deviation=1e-3):
+    def normalise(
+        self, observation: Shaped[Array, "n *o"], action: Shaped[Array, "n *a"], least_deviation: float = 1e-3
+    ) -> "GroupEnsemble":
         """See `LearnedReward.normalise`: each group's μ and σ, and the moments of "batch" norms."""
         x = self.measured(observation)
         rewards = jax.vmap(lambda o, a: jnp.mean(x.members(o, a), axis=0))(observation, action)

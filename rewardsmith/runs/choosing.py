@@ -59,7 +59,9 @@ class Chooser:
         }
         return np.asarray(self._influence(leader, follower, pairs, key))
 
-    def _expected(self, leader: LeaderState, follower: SACState, pairs: dict, key: PRNGKeyArray) -> jax.Array:
+    def _expected(
+        self, leader: LeaderState, follower: SACState, pairs: dict[str, jax.Array], key: PRNGKeyArray
+    ) -> jax.Array:
         experiment, method = self._experiment, self._experiment.leader
         second = isinstance(method, SoBiRL | StocSoBiRL)
         clips = labelled(pairs | {"label": jnp.zeros(len(pairs["valid"]))}, experiment.spec.image)

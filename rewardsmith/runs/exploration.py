@@ -5,7 +5,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from ..agents import SAC, Replay, SACState, SACStats, Transition, add, exploration_rewards, sample
 from .config import TrainConfig
@@ -48,7 +48,7 @@ class Exploration:
         )
         noise = jax.random.normal(noise_key, (*shape, 2, followers[0].policy.noise_size))
 
-        def body(state: SACState, inputs):
+        def body(state: SACState, inputs: tuple[Transition, Array, Array]) -> tuple[SACState, SACStats]:
             return self._sac.update_on_batch(state, *inputs)
 
         follower, stats = jax.lax.scan(body, followers[0], (batches, rewards, noise))

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def _card(folder: RunFolder, config: TrainConfig, described: Mapping[str, Any]) 
         config=config,
         described=described,
         result=result,
-        judged=_judged(folder, metrics, result),
+        judged=_judged(metrics, result),
         audit=[] if audit is None else audit_rows(audit),
         cautions=[] if audit is None else warnings_of(audit),
         warned=[" ".join(line.split()) for line in folder.warnings()],
@@ -160,9 +160,7 @@ def _true_return(folder: RunFolder, metrics: pl.DataFrame | None) -> dict[str, A
     return {"mean": last["true_return"], "std": last["true_return_std"], "told": told}
 
 
-def _judged(
-    folder: RunFolder, metrics: pl.DataFrame | None, result: Mapping[str, Any] | None
-) -> list[tuple[str, str]]:
+def _judged(metrics: pl.DataFrame | None, result: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     rows = []
     if result is not None:
         mean, std = result["mean"], result["std"]
@@ -192,7 +190,7 @@ def _refuse_occupied(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
+def _appearing(out: Path) -> Generator[Path, None, None]:
     """A folder beside `out` that becomes it in one step on success, and is removed otherwise."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

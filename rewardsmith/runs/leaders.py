@@ -1,5 +1,7 @@
 """From settings to follower and leader: one line for each method and each estimator."""
 
+from typing import Any
+
 import optax
 
 from .._core import adam
@@ -65,10 +67,10 @@ def make_leader(config: TrainConfig, num_actions: int | None = None) -> Leader |
         num_actions: A, where actions are indices.
     """
     optimiser = reward_optimiser(config)
-    mixture = {"weight": config.second_term_weight, "bound": config.second_term_bound}
-    along = {"further": config.suffix_length, **mixture}
+    mixture: dict[str, Any] = {"weight": config.second_term_weight, "bound": config.second_term_bound}
+    along: dict[str, Any] = {"further": config.suffix_length, **mixture}
     # A regression per step would have a few tens of rows; all steps share one.
-    fit = {"features": ActionInteractions(num_actions), "shared": True}
+    fit: dict[str, Any] = {"features": ActionInteractions(num_actions), "shared": True}
     learned = LinearBaseline(shared=True)
     match config.method:
         case "sac":

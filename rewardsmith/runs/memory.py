@@ -44,6 +44,7 @@ class Memory(abc.ABC):
         self, followers: Followers, transitions: Transition, key: PRNGKeyArray
     ) -> tuple[Followers, SACStats]:
         """Store one step of all environments, then update the policy for the reward of exploring."""
+        del followers, transitions, key
         raise NotImplementedError("pebble is for vectors; checked before a run")
 
     @abc.abstractmethod
@@ -86,7 +87,15 @@ class DeviceMemory(Memory):
         del truncated
         self.replay = self.experiment.store(self.replay, transitions)
 
-    def learn(self, followers, leader, transitions, truncated, key, rng):
+    def learn(
+        self,
+        followers: Followers,
+        leader: LeaderState | None,
+        transitions: Transition,
+        truncated: np.ndarray,
+        key: PRNGKeyArray,
+        rng: np.random.Generator,
+    ) -> tuple[Followers, SACStats]:
         """See `Memory.learn`."""
         del truncated, rng
         followers, self.replay, stats = self.experiment.learn(
@@ -94,7 +103,9 @@ class DeviceMemory(Memory):
         )
         return followers, stats
 
-    def explore(self, followers, transitions, key):
+    def explore(
+        self, followers: Followers, transitions: Transition, key: PRNGKeyArray
+    ) -> tuple[Followers, SACStats]:
         """See `Memory.explore`."""
         followers, self.replay, stats = self._exploration.learn(followers, self.replay, transitions, key)
         return followers, stats
@@ -104,7 +115,9 @@ class DeviceMemory(Memory):
         del count, rng
         return self.replay
 
-    def snapshot(self, follower, leader, key, rng):
+    def snapshot(
+        self, follower: SACState, leader: LeaderState | None, key: PRNGKeyArray, rng: np.random.Generator
+    ) -> Any:
         """See `Memory.snapshot`."""
         del rng
         return self.experiment.snapshot(follower, self.replay, leader, key)
@@ -157,7 +170,15 @@ class FrameMemory(Memory):
             None if rewards is None else np.asarray(rewards),
         )
 
-    def learn(self, followers, leader, transitions, truncated, key, rng):
+    def learn(
+        self,
+        followers: Followers,
+        leader: LeaderState | None,
+        transitions: Transition,
+        truncated: np.ndarray,
+        key: PRNGKeyArray,
+        rng: np.random.Generator,
+    ) -> tuple[Followers, SACStats]:
         """See `Memory.learn`."""
         self.add(transitions, truncated)
         shape = (len(followers), self.config.updates_per_iteration, self.config.batch_size)
@@ -168,7 +189,9 @@ class FrameMemory(Memory):
         drawn = jax.tree.map(jnp.asarray, self.frames.draw(count, rng))
         return Replay(drawn, jnp.zeros((), jnp.int32), jnp.asarray(count, jnp.int32))
 
-    def snapshot(self, follower, leader, key, rng):
+    def snapshot(
+        self, follower: SACState, leader: LeaderState | None, key: PRNGKeyArray, rng: np.random.Generator
+    ) -> Any:
         """See `Memory.snapshot`."""
         shape = (1, self.config.updates_per_iteration, self.config.batch_size)
         longer = (jax.tree.map(jnp.copy, follower),)

@@ -1,6 +1,6 @@
 """Learning curves: several runs overlaid; and the look of all figures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +202,7 @@ def _short(value: float, position: int | None = None) -> str:
 
 
 @contextmanager
-def house_style(ink: str = "#222222") -> Iterator[None]:
+def house_style(ink: str = "#222222") -> Generator[None, None, None]:
     """The look of all figures; `ink` colours text and axes."""
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
     settings: Any = _STYLE | dict.fromkeys(inked, ink)

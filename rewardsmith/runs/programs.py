@@ -14,7 +14,7 @@ from ..agents import Policy, SACState, act
 from ..bilevel import LabelledClips
 from ..bilevel.sampled import Branches
 from ..preferences.models import Judgement, Mixture
-from ..problem import BilevelProblem, PreferenceLoss
+from ..problem import AnyProblem, PreferenceLoss
 from ..rewards import GroupEnsemble, LearnedReward, RewardEnsemble
 
 
@@ -119,7 +119,7 @@ def act_in_streams(
 
 
 def foresee(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     x: LearnedReward,
     observations: Shaped[Array, "n 2 H *o"],
     actions: Shaped[Array, "n 2 H *a"],
@@ -166,7 +166,7 @@ def value_offsets(
 
 
 def explain(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     x: GroupEnsemble,
     observations: Shaped[Array, "n 2 H *o"],
     actions: Shaped[Array, "n 2 H *a"],

@@ -3,12 +3,12 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 
 @contextlib.contextmanager
-def on_signal(request: Callable[[str], None]) -> Iterator[None]:
+def on_signal(request: Callable[[str], None]) -> Generator[None, None, None]:
     """Call `request` with the first signal's name; a second signal stops at once.
 
     Outside the main thread, where no signal arrives, it does nothing.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..._core import InputError
-from ...problem import BilevelProblem
+from ...problem import AnyProblem
 from ._blocks import over_tuples
 from ._ridge import predictions_at_steps
 from .data import Follower, LabelledClips, Policy
@@ -92,7 +92,7 @@ def credited_rewards(
 
 
 def credited_term(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     x: PyTree,
     clips: LabelledClips,
     follower: Follower,

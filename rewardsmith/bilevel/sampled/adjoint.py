@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._core import InputError
 from ._blocks import over_tuples
-from .data import FinitePolicy, Needs, Policy, Visits
-from .estimator import Discount, Estimator, Features, minus_expected
+from .data import FinitePolicy, LabelledClips, Needs, Policy, Visits
+from .estimator import Discount, Estimator, Features, RewardAt, minus_expected
 from .features import RandomFeatures
 
 Equation = Literal["projected", "least-squares"]
@@ -77,7 +77,16 @@ class FittedAdjoint(Estimator):
         """See `Estimator.needs`: replayed transitions."""
         return Needs(visits=self.visits)
 
-    def surrogate(self, reward_at, clips, weights, visits, policy, discount, key):
+    def surrogate(
+        self,
+        reward_at: RewardAt,
+        clips: LabelledClips,
+        weights: Float[Array, "B I H"],
+        visits: Visits | None,
+        policy: Policy,
+        discount: Discount,
+        key: PRNGKeyArray,
+    ) -> Float[Array, ""]:
         """See `Estimator.surrogate`."""
         assert visits is not None, "Needs.visits"
         clip_key, next_key = jax.random.split(key)
@@ -105,7 +114,7 @@ class FittedAdjoint(Estimator):
     def _next_features(self, visits: Visits, policy: Policy, key: PRNGKeyArray) -> Float[Array, "2 N f"]:
         """Two independent means over fresh actions, or twice the sum over all."""
 
-        def expected(observation, keys):
+        def expected(observation: Array, keys: PRNGKeyArray) -> Float[Array, "2 f"]:
             if isinstance(policy, FinitePolicy):
                 probabilities = policy.probabilities(observation)
                 actions = jnp.arange(probabilities.shape[0])

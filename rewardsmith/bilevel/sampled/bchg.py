@@ -7,15 +7,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from ..._core import MLP, InputError
+from ...problem import AnyProblem
 from ._credits import credited_term
 from .baselines import ConstantBaseline
-from .data import LabelledClips, Needs, Policy
+from .data import Evidence, LabelledClips, Needs, Policy
 from .estimator import Features, minus_expected
 from .features import Pairs
-from .leader import Leader, LeaderState, check_mixture, descend, mixed, start
+from .leader import Leader, LeaderState, LeaderStats, check_mixture, descend, mixed, start
 from .terms import centred_losses, first_term
 
 
@@ -89,7 +90,7 @@ class SampledBCHG(Leader):
         """See `Leader.needs`: T steps behind each clip."""
         return Needs(further=self.further)
 
-    def init(self, x, observation, action, key):
+    def init(self, x: PyTree, observation: Any, action: Any, key: PRNGKeyArray) -> LeaderState:
         """See `Leader.init`; the critic starts at 0."""
         size = jax.eval_shape(self.features, observation, action).shape[0]
         network = MLP([size + 1, *self.hidden, 1], key=key)
@@ -98,7 +99,9 @@ class SampledBCHG(Leader):
         )
         return start(self.optimiser, x, LeaderCritic(network, self._adam.init(network)))
 
-    def step(self, problem, state, evidence, key):
+    def step(
+        self, problem: AnyProblem, state: LeaderState, evidence: Evidence, key: PRNGKeyArray
+    ) -> tuple[LeaderState, LeaderStats]:
         """See `Leader.step`."""
         clips = evidence.recent
         loss, first = first_term(problem, state.x, evidence.clips)
@@ -153,7 +156,7 @@ class SampledBCHG(Leader):
         observations, actions = clips.observations[:, :, :horizon], clips.actions[:, :, :horizon]
 
         def error(network: MLP) -> Float[Array, ""]:
-            def predict(observation, action, position):
+            def predict(observation: Array, action: Array, position: Array) -> Array:
                 return self._value(network, observation, action, position)
 
             by_clip = jax.vmap(jax.vmap(predict), (0, 0, None))

@@ -3,11 +3,12 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._core import InputError
 from ._blocks import over_tuples
-from .data import Needs
-from .estimator import Estimator
+from .data import LabelledClips, Needs, Policy, Visits
+from .estimator import Discount, Estimator, RewardAt
 
 
 class Branch(Estimator):
@@ -45,7 +46,16 @@ class Branch(Estimator):
         """See `Estimator.needs`: M pairs of roll-outs of T steps a clip."""
         return Needs(branches=self.num_branches, branch_length=self.length)
 
-    def surrogate(self, reward_at, clips, weights, visits, policy, discount, key):
+    def surrogate(
+        self,
+        reward_at: RewardAt,
+        clips: LabelledClips,
+        weights: Float[Array, "B I H"],
+        visits: Visits | None,
+        policy: Policy,
+        discount: Discount,
+        key: PRNGKeyArray,
+    ) -> Float[Array, ""]:
         """See `Estimator.surrogate`."""
         del visits, policy, key
         assert clips.branches is not None, "Needs.branches"

@@ -1,12 +1,16 @@
 """DRLHF: follow the first term of the hyper-gradient only."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PRNGKeyArray, PyTree
 
-from .data import Needs
-from .leader import Leader, descend, mixed, start
+from ...problem import AnyProblem
+from .data import Evidence, Needs
+from .leader import Leader, LeaderState, LeaderStats, descend, mixed, start
 from .terms import first_term
 
 
@@ -29,11 +33,13 @@ class DRLHF(Leader):
         """See `Leader.needs`: the clips alone."""
         return Needs()
 
-    def init(self, x, observation, action, key):
+    def init(self, x: PyTree, observation: Any, action: Any, key: PRNGKeyArray) -> LeaderState:
         """See `Leader.init`."""
         return start(self.optimiser, x)
 
-    def step(self, problem, state, evidence, key):
+    def step(
+        self, problem: AnyProblem, state: LeaderState, evidence: Evidence, key: PRNGKeyArray
+    ) -> tuple[LeaderState, LeaderStats]:
         """See `Leader.step`."""
         loss, first = first_term(problem, state.x, evidence.clips)
         gradient, stats = mixed(loss, first, jax.tree.map(jnp.zeros_like, first))

@@ -1,13 +1,17 @@
 """HPGD with a deep follower: the leader's advantage and the follower's, both averaged over visits."""
 
+from typing import Any
+
 import equinox as eqx
 import optax
+from jaxtyping import PRNGKeyArray, PyTree
 
+from ...problem import AnyProblem
 from ._credits import check_fit, credited_term, fit_credits
 from .baselines import Baseline, LinearBaseline
-from .data import Needs
+from .data import Evidence, Needs
 from .estimator import Features, action_features
-from .leader import Leader, check_mixture, descend, mixed, start
+from .leader import Leader, LeaderState, LeaderStats, check_mixture, descend, mixed, start
 from .terms import centred_losses, first_term
 
 
@@ -67,11 +71,13 @@ class SampledHPGD(Leader):
         """See `Leader.needs`: T steps behind each clip."""
         return Needs(further=self.further)
 
-    def init(self, x, observation, action, key):
+    def init(self, x: PyTree, observation: Any, action: Any, key: PRNGKeyArray) -> LeaderState:
         """See `Leader.init`."""
         return start(self.optimiser, x)
 
-    def step(self, problem, state, evidence, key):
+    def step(
+        self, problem: AnyProblem, state: LeaderState, evidence: Evidence, key: PRNGKeyArray
+    ) -> tuple[LeaderState, LeaderStats]:
         """See `Leader.step`."""
         loss, first = first_term(problem, state.x, evidence.clips)
         credits = fit_credits(

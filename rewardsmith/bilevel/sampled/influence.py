@@ -1,5 +1,6 @@
 """How much an answer is expected to move the hyper-gradient: why to ask about a pair of clips."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..._core import InputError
 from ...preferences.models import Judgement
-from ...problem import BilevelProblem
+from ...problem import AnyProblem
 from ._credits import credited_rewards, fit_credits
 from .data import Follower, LabelledClips
 from .estimator import Estimator
@@ -21,9 +22,11 @@ from .one_step import OneStep
 from .suffix import Suffix
 from .terms import horizon_of
 
+_Transform = Callable[[Callable[[PyTree], Array]], Callable[[PyTree], PyTree]]
+
 
 def expected_influence(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     x: PyTree,
     clips: LabelledClips,
     follower: Follower,
@@ -87,11 +90,13 @@ def expected_influence(
     credit_key, key = jax.random.split(key)
     credits = side.credits(clips, expected - centre, credit_key)
 
-    def products(inputs) -> tuple[Float[Array, "2"], Float[Array, "2"], Float[Array, "2"]]:
+    def products(
+        inputs: tuple[LabelledClips, Array, Array | None, PRNGKeyArray],
+    ) -> tuple[Float[Array, "2"], Float[Array, "2"], Float[Array, "2"]]:
         """‖∇l_y‖², ⟨∇l_y, s_y⟩ and ‖s_y‖² of one pair, for both labels."""
         clip, loss, credit, key = inputs
 
-        def gradient(transform, part):
+        def gradient(transform: _Transform, part: Callable[[PyTree], Array]) -> PyTree:
             return transform(lambda moving: part(eqx.combine(moving, still)))(moving)
 
         first = gradient(jax.jacrev, lambda x: side.losses(x, clip))
@@ -114,7 +119,7 @@ def expected_influence(
 class _Side(NamedTuple):
     """The scalars whose gradients in x make up g_y, each of one tuple of clips."""
 
-    problem: BilevelProblem
+    problem: AnyProblem
     follower: Follower
     estimator: Estimator | None
     horizon: int

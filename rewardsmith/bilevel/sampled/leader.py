@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..._core import InputError
-from ...problem import BilevelProblem
+from ...problem import AnyProblem
 from .data import Evidence, Follower, LabelledClips, Needs, Visits
 
 
@@ -74,7 +74,7 @@ class Leader(eqx.Module):
 
     @abc.abstractmethod
     def step(
-        self, problem: BilevelProblem, state: LeaderState, evidence: Evidence, key: PRNGKeyArray
+        self, problem: AnyProblem, state: LeaderState, evidence: Evidence, key: PRNGKeyArray
     ) -> tuple[LeaderState, LeaderStats]:
         """One step.
 
@@ -86,7 +86,7 @@ class Leader(eqx.Module):
         """
 
     def rewards(
-        self, problem: BilevelProblem, state: LeaderState, observation: Any, action: Any
+        self, problem: AnyProblem, state: LeaderState, observation: Any, action: Any
     ) -> Float[Array, " policies"]:
         """The reward of one step that each of the `needs.policies` policies maximises: r_x."""
         return problem.reward_at(state.x, observation, action)[None]
@@ -103,7 +103,7 @@ def no_visits(key: PRNGKeyArray) -> tuple[None, None]:
 
 def lead(
     leader: Leader,
-    problem: BilevelProblem,
+    problem: AnyProblem,
     state: LeaderState,
     comparisons: LabelledClips,
     total: Int[Array, ""],

@@ -2,10 +2,11 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._core import InputError
-from .data import Needs
-from .estimator import Estimator, minus_expected
+from .data import LabelledClips, Needs, Policy, Visits
+from .estimator import Discount, Estimator, RewardAt, minus_expected
 
 
 class OneStep(Estimator):
@@ -29,7 +30,16 @@ class OneStep(Estimator):
         """See `Estimator.needs`: the clips alone."""
         return Needs()
 
-    def surrogate(self, reward_at, clips, weights, visits, policy, discount, key):
+    def surrogate(
+        self,
+        reward_at: RewardAt,
+        clips: LabelledClips,
+        weights: Float[Array, "B I H"],
+        visits: Visits | None,
+        policy: Policy,
+        discount: Discount,
+        key: PRNGKeyArray,
+    ) -> Float[Array, ""]:
         """See `Estimator.surrogate`."""
         del visits, discount
         horizon = weights.shape[2]

@@ -1,6 +1,7 @@
 """PARL: the second term from the curvature of the follower's value in its policy parameters."""
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,12 +10,12 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..._core import InputError
-from ...problem import BilevelProblem
+from ...problem import AnyProblem
 from ._blocks import over_tuples
 from ._scores import Curvature, draw_curvature, log_probs, parameters, powers
 from .baselines import Baseline, ConstantBaseline, LinearBaseline
 from .data import Evidence, Follower, LabelledClips, Needs
-from .leader import Leader, check_mixture, descend, mixed, start
+from .leader import Leader, LeaderState, LeaderStats, check_mixture, descend, mixed, start
 from .terms import centred_losses, first_term
 
 # Conjugate gradients stop here: float32 has no more to give.
@@ -83,18 +84,20 @@ class SampledPARL(Leader):
         """See `Leader.needs`: T steps behind each clip."""
         return Needs(further=self.further)
 
-    def init(self, x, observation, action, key):
+    def init(self, x: PyTree, observation: Any, action: Any, key: PRNGKeyArray) -> LeaderState:
         """See `Leader.init`."""
         return start(self.optimiser, x)
 
-    def step(self, problem, state, evidence, key):
+    def step(
+        self, problem: AnyProblem, state: LeaderState, evidence: Evidence, key: PRNGKeyArray
+    ) -> tuple[LeaderState, LeaderStats]:
         """See `Leader.step`."""
         loss, first = first_term(problem, state.x, evidence.clips)
         second = self._second(problem, state.x, evidence, key)
         gradient, stats = mixed(loss, first, second, self.weight, self.bound)
         return descend(self.optimiser, state, gradient), stats
 
-    def _second(self, problem: BilevelProblem, x: PyTree, evidence: Evidence, key: PRNGKeyArray) -> PyTree:
+    def _second(self, problem: AnyProblem, x: PyTree, evidence: Evidence, key: PRNGKeyArray) -> PyTree:
         follower, clips = evidence.follower, evidence.recent
         half = clips.count // 2
         if half < 1:
@@ -113,7 +116,7 @@ class SampledPARL(Leader):
         coefficients = jax.lax.stop_gradient(jnp.where(halves.valid, scale * along, 0.0))
 
         def objective(x: PyTree) -> Float[Array, ""]:
-            def reward(observation, action):
+            def reward(observation: Array, action: Array) -> Array:
                 return problem.reward_at(x, observation, action)
 
             of_half = partial(over_tuples, jax.vmap(jax.vmap(reward)))

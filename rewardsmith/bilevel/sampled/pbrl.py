@@ -11,13 +11,13 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..._core import InputError
-from ...problem import BilevelProblem
+from ...problem import AnyProblem
 from ._blocks import over_tuples
 from .baselines import Baseline, LinearBaseline
 from .data import Evidence, Needs, Visits
 from .estimator import Features, action_features, minus_expected
 from .features import state_vector
-from .leader import Leader, check_mixture, descend, mixed, start
+from .leader import Leader, LeaderState, LeaderStats, check_mixture, descend, mixed, start
 from .terms import centred_losses, first_term
 
 
@@ -111,7 +111,7 @@ class SampledPBRL(Leader):
         """See `Leader.needs`: y and π̂, and steps of each."""
         return Needs(policies=2, visited=self.visited)
 
-    def init(self, x, observation, action, key):
+    def init(self, x: PyTree, observation: Any, action: Any, key: PRNGKeyArray) -> LeaderState:
         """See `Leader.init`; c = 0, so y = π*(x)."""
         dtype = jnp.result_type(float, *jax.tree.leaves(eqx.filter(x, eqx.is_inexact_array)))
         sizes = jax.eval_shape(
@@ -121,7 +121,9 @@ class SampledPBRL(Leader):
         zero = Credit(u, m, jnp.zeros((), dtype))
         return start(self.optimiser, x, CreditMean(zero, jnp.zeros((), dtype), jnp.zeros((), jnp.int32)))
 
-    def rewards(self, problem, state, observation, action):
+    def rewards(
+        self, problem: AnyProblem, state: LeaderState, observation: Any, action: Any
+    ) -> Float[Array, " policies"]:
         """See `Leader.rewards`: y's, then π̂'s."""
         reward, held = problem.reward_at(state.x, observation, action), state.memory.credit
         by_action = jnp.vdot(held.action, self.features(observation, action))
@@ -131,7 +133,9 @@ class SampledPBRL(Leader):
             credit = jnp.clip(credit, -largest, largest)
         return jnp.stack([reward - (credit / self.penalty).astype(reward.dtype), reward])
 
-    def step(self, problem, state, evidence, key):
+    def step(
+        self, problem: AnyProblem, state: LeaderState, evidence: Evidence, key: PRNGKeyArray
+    ) -> tuple[LeaderState, LeaderStats]:
         """See `Leader.step`."""
         assert evidence.visited is not None, "Needs.visited"
         loss, first = first_term(problem, state.x, evidence.clips)
@@ -148,13 +152,13 @@ class SampledPBRL(Leader):
         )
         return eqx.tree_at(lambda s: s.memory, moved, CreditMean(credit, square, steps)), stats
 
-    def _penalty_gradient(self, problem: BilevelProblem, x: PyTree, visited: PyTree[Visits]) -> PyTree:
+    def _penalty_gradient(self, problem: AnyProblem, x: PyTree, visited: PyTree[Visits]) -> PyTree:
         """λ (∇_x V^π̂ − ∇_x V^y)."""
         signs = jnp.array([-self.penalty, self.penalty], visited.weights.dtype)
         coefficients = signs[:, None] * visited.weights
 
         def objective(x: PyTree) -> Float[Array, ""]:
-            def reward(observation, action):
+            def reward(observation: Array, action: Array) -> Array:
                 return problem.reward_at(x, observation, action)
 
             rewards = jax.vmap(partial(over_tuples, reward))(visited.observations, visited.actions)
@@ -163,7 +167,7 @@ class SampledPBRL(Leader):
         return eqx.filter_grad(objective)(x)
 
     def _credit(
-        self, problem: BilevelProblem, x: PyTree, evidence: Evidence, key: PRNGKeyArray
+        self, problem: AnyProblem, x: PyTree, evidence: Evidence, key: PRNGKeyArray
     ) -> tuple[Credit, Float[Array, ""]]:
         """c for y as it is now, and E c² over y's actions."""
         clip_key, visit_key = jax.random.split(key)
@@ -182,7 +186,7 @@ class SampledPBRL(Leader):
 
         own = jax.tree.map(lambda leaf: leaf[0], evidence.visited)
 
-        def at_state(observation, key: PRNGKeyArray):
+        def at_state(observation: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
             fresh = jax.vmap(lambda k: policy.sample(observation, k))(jax.random.split(key, self.num_actions))
             values = jax.vmap(lambda action: self.features(observation, action))(fresh)
             return values, self.state_features(observation)

@@ -1,12 +1,16 @@
 """SoBiRL: follow both terms of the hyper-gradient, the second estimated from the newest clips."""
 
+from typing import Any
+
 import equinox as eqx
 import optax
+from jaxtyping import PRNGKeyArray, PyTree
 
+from ...problem import AnyProblem
 from .baselines import Baseline, LinearBaseline
-from .data import Needs, with_log_prob
+from .data import Evidence, Needs, with_log_prob
 from .estimator import Estimator
-from .leader import Leader, check_mixture, descend, mixed, start
+from .leader import Leader, LeaderState, LeaderStats, check_mixture, descend, mixed, start
 from .suffix import Suffix
 from .terms import both_terms
 
@@ -47,11 +51,13 @@ class SoBiRL(Leader):
         """See `Leader.needs`: what the estimator wants."""
         return with_log_prob(self.estimator.needs, self.importance)
 
-    def init(self, x, observation, action, key):
+    def init(self, x: PyTree, observation: Any, action: Any, key: PRNGKeyArray) -> LeaderState:
         """See `Leader.init`."""
         return start(self.optimiser, x)
 
-    def step(self, problem, state, evidence, key):
+    def step(
+        self, problem: AnyProblem, state: LeaderState, evidence: Evidence, key: PRNGKeyArray
+    ) -> tuple[LeaderState, LeaderStats]:
         """See `Leader.step`."""
         loss, first, second, share = both_terms(
             problem,

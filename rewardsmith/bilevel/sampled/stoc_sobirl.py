@@ -1,5 +1,7 @@
 """Stoc-SoBiRL: SoBiRL with recursive momentum, which averages the noise of many steps away."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..._core import InputError
-from ...problem import BilevelProblem
+from ...problem import AnyProblem
 from .baselines import Baseline, LinearBaseline
 from .data import Evidence, Follower, Needs, with_log_prob
 from .estimator import Estimator
@@ -82,18 +84,20 @@ class StocSoBiRL(Leader):
         """See `Leader.needs`: what the estimator wants."""
         return with_log_prob(self.estimator.needs, self.importance)
 
-    def init(self, x, observation, action, key):
+    def init(self, x: PyTree, observation: Any, action: Any, key: PRNGKeyArray) -> LeaderState:
         """See `Leader.init`."""
         zeros = jax.tree.map(jnp.zeros_like, eqx.filter(x, eqx.is_inexact_array))
         return start(self.optimiser, x, Recursion(x, zeros, jnp.zeros((), jnp.int32), None))
 
-    def meet(self, state, follower):
+    def meet(self, state: LeaderState, follower: Follower) -> LeaderState:
         """See `Leader.meet`: with importance weights the follower of the step before is kept."""
         if not self.importance or state.memory.follower is not None:
             return state
         return eqx.tree_at(lambda s: s.memory.follower, state, _plain(follower), is_leaf=lambda n: n is None)
 
-    def step(self, problem, state, evidence, key):
+    def step(
+        self, problem: AnyProblem, state: LeaderState, evidence: Evidence, key: PRNGKeyArray
+    ) -> tuple[LeaderState, LeaderStats]:
         """See `Leader.step`; its stats are those of g_k(x_k)."""
         state = self.meet(state, evidence.follower)
         held = state.memory
@@ -116,7 +120,7 @@ class StocSoBiRL(Leader):
 
     def _gradient(
         self,
-        problem: BilevelProblem,
+        problem: AnyProblem,
         x: PyTree,
         evidence: Evidence,
         follower: Follower,

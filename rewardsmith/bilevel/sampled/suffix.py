@@ -2,10 +2,11 @@
 
 import equinox as eqx
 import jax
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._credits import check_fit, credited_rewards, fit_credits
-from .data import Needs
-from .estimator import Estimator, Features, action_features
+from .data import LabelledClips, Needs, Policy, Visits
+from .estimator import Discount, Estimator, Features, RewardAt, action_features
 from .one_step import OneStep
 
 
@@ -48,7 +49,16 @@ class Suffix(Estimator):
         """See `Estimator.needs`: T steps behind each clip."""
         return Needs(further=self.further)
 
-    def surrogate(self, reward_at, clips, weights, visits, policy, discount, key):
+    def surrogate(
+        self,
+        reward_at: RewardAt,
+        clips: LabelledClips,
+        weights: Float[Array, "B I H"],
+        visits: Visits | None,
+        policy: Policy,
+        discount: Discount,
+        key: PRNGKeyArray,
+    ) -> Float[Array, ""]:
         """See `Estimator.surrogate`."""
         now_key, credit_key = jax.random.split(key)
         now = OneStep(self.num_actions).surrogate(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..._core import InputError
 from ...follower import solve_follower
-from ...mdp import MDP, Shannon, roll_out, roll_out_from
+from ...mdp import MDP, Shannon, Trajectories, roll_out, roll_out_from
 from ...problem import BilevelProblem, ClipLoss
 from ...upper_losses import LeaderReturn, NetReturn, ReturnLoss
 from ._closing import close_ends, ends
@@ -176,7 +176,7 @@ def _branch(
     taken = jnp.take_along_axis(actions, steps, axis=2)
     fresh = jax.vmap(policy.sample)(here.ravel(), jax.random.split(action_key, here.size)).reshape(shape)
 
-    def pair(state, taken, fresh, key):
+    def pair(state: Array, taken: Array, fresh: Array, key: PRNGKeyArray) -> Trajectories:
         # One key for both: common random numbers.
         return jax.vmap(
             lambda action: roll_out_from(problem.world, policy.table, key, state, action, needs.branch_length)

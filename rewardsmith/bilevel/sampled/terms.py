@@ -14,20 +14,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ...problem import BilevelProblem, ClipLoss
+from ...problem import AnyProblem, ClipLoss
 from ._blocks import over_tuples, value_and_grad_over_tuples
 from .baselines import Baseline
 from .data import Evidence, Follower, LabelledClips, Policy, Visits
 from .estimator import Estimator
 
 
-def clip_losses(problem: BilevelProblem, x: PyTree, clips: LabelledClips) -> Float[Array, " B"]:
+def clip_losses(problem: AnyProblem, x: PyTree, clips: LabelledClips) -> Float[Array, " B"]:
     """l of every tuple."""
     return over_tuples(partial(problem.clip_loss, x), *_compared(problem, clips), clips.label)
 
 
 def first_term(
-    problem: BilevelProblem, x: PyTree, clips: LabelledClips, importance: Float[Array, " B"] | None = None
+    problem: AnyProblem, x: PyTree, clips: LabelledClips, importance: Float[Array, " B"] | None = None
 ) -> tuple[Float[Array, ""], PyTree]:
     """(E[l], E[∇_x l]): the clips held still.
 
@@ -49,7 +49,7 @@ def first_term(
 
 
 def centred_losses(
-    problem: BilevelProblem, x: PyTree, clips: LabelledClips, baseline: Baseline
+    problem: AnyProblem, x: PyTree, clips: LabelledClips, baseline: Baseline
 ) -> Float[Array, "B I H"]:
     """w_h = l − b_h(s_h) at every step, constants: what the leader's side says of an action."""
     observations, actions = _compared(problem, clips)
@@ -58,7 +58,7 @@ def centred_losses(
 
 
 def second_term(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     x: PyTree,
     clips: LabelledClips,
     follower: Follower,
@@ -108,7 +108,7 @@ def second_term(
 
 
 def both_terms(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     x: PyTree,
     evidence: Evidence,
     follower: Follower,
@@ -184,12 +184,12 @@ def importance_weights(
     return weights, share
 
 
-def horizon_of(problem: BilevelProblem) -> int:
+def horizon_of(problem: AnyProblem) -> int:
     """H of the problem's clips."""
     assert isinstance(problem.upper_loss, ClipLoss)
     return problem.upper_loss.horizon
 
 
-def _compared(problem: BilevelProblem, clips: LabelledClips) -> tuple[Any, Any]:
+def _compared(problem: AnyProblem, clips: LabelledClips) -> tuple[Any, Any]:
     horizon = horizon_of(problem)
     return clips.observations[:, :, :horizon], clips.actions[:, :, :horizon]

@@ -1,5 +1,7 @@
 """Unrolled: the second term through K steps of the follower, differentiated as they stand (ITD)."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,12 +9,12 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..._core import InputError
-from ...problem import BilevelProblem
+from ...problem import AnyProblem
 from ._blocks import over_tuples
 from ._scores import draw_curvature, log_probs, parameters, powers
 from .baselines import Baseline, ConstantBaseline, LinearBaseline
 from .data import Evidence, Follower, LabelledClips, Needs
-from .leader import Leader, check_mixture, descend, mixed, start
+from .leader import Leader, LeaderState, LeaderStats, check_mixture, descend, mixed, start
 from .terms import centred_losses, first_term
 
 # e³: where one action would become this much likelier within K steps, it stops pulling.
@@ -82,18 +84,20 @@ class SampledUnrolled(Leader):
         """See `Leader.needs`: T steps behind each clip."""
         return Needs(further=self.further)
 
-    def init(self, x, observation, action, key):
+    def init(self, x: PyTree, observation: Any, action: Any, key: PRNGKeyArray) -> LeaderState:
         """See `Leader.init`."""
         return start(self.optimiser, x)
 
-    def step(self, problem, state, evidence, key):
+    def step(
+        self, problem: AnyProblem, state: LeaderState, evidence: Evidence, key: PRNGKeyArray
+    ) -> tuple[LeaderState, LeaderStats]:
         """See `Leader.step`."""
         loss, first = first_term(problem, state.x, evidence.clips)
         second = self._second(problem, state.x, evidence, key)
         gradient, stats = mixed(loss, first, second, self.weight, self.bound)
         return descend(self.optimiser, state, gradient), stats
 
-    def _second(self, problem: BilevelProblem, x: PyTree, evidence: Evidence, key: PRNGKeyArray) -> PyTree:
+    def _second(self, problem: AnyProblem, x: PyTree, evidence: Evidence, key: PRNGKeyArray) -> PyTree:
         follower, clips = evidence.follower, evidence.recent
         count = min(self.tuples, clips.count // 2)
         if count < 2:
@@ -149,11 +153,11 @@ class SampledUnrolled(Leader):
 
 
 def _advantages(
-    problem: BilevelProblem, x: PyTree, follower: Follower, clips: LabelledClips
+    problem: AnyProblem, x: PyTree, follower: Follower, clips: LabelledClips
 ) -> Float[Array, "B I L"]:
     """A_t = R_t − its mean over the other tuples, R_t = r_t − τ log π_t + γ R_{t+1}."""
 
-    def reward(observation, action):
+    def reward(observation: Array, action: Array) -> Array:
         return problem.reward_at(x, observation, action)
 
     rewards = over_tuples(jax.vmap(jax.vmap(reward)), clips.observations, clips.actions)

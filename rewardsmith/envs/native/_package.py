@@ -5,7 +5,7 @@ import difflib
 import importlib
 import io
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from types import ModuleType
 
 from ..._core import InputError
@@ -28,7 +28,7 @@ def import_package(env_id: str, module: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def quietly() -> Generator[None, None, None]:
     """Without the notes of packages and model files that are not ours on what is deprecated in them."""
     with quiet_deprecations(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -101,7 +101,13 @@ class ScoreModel(PreferenceModel):
 
         return of(score) + of(-score)
 
-    def loss(self, first, second, label, groups=None):
+    def loss(
+        self,
+        first: Prediction,
+        second: Prediction,
+        label: Float[Array, ""],
+        groups: Float[Array, " K"] | None = None,
+    ) -> Float[Array, ""]:
         """See `PreferenceModel.loss`."""
         del groups
         return jnp.mean(self.losses(first, second, label))
@@ -110,7 +116,9 @@ class ScoreModel(PreferenceModel):
         """P(answer: first) of each member; without a margin, which is for learning."""
         return jnp.exp(self._log_probability(self.score(first, second)))
 
-    def probability(self, first, second, groups=None):
+    def probability(
+        self, first: Prediction, second: Prediction, groups: Float[Array, " K"] | None = None
+    ) -> Float[Array, " M"]:
         """See `PreferenceModel.probability`."""
         del groups
         return self.probabilities(first, second)

@@ -36,14 +36,22 @@ class Mixture(PreferenceModel):
         if self.groups < 2:
             raise InputError(f"groups is {self.groups}; give at least 2, or another preference model")
 
-    def loss(self, first, second, label, groups=None):
+    def loss(
+        self,
+        first: Prediction,
+        second: Prediction,
+        label: Float[Array, ""],
+        groups: Float[Array, " K"] | None = None,
+    ) -> Float[Array, ""]:
         """See `PreferenceModel.loss`."""
         losses = self.each.losses(first, second, label)
         if groups is None:
             return -jnp.mean(jax.nn.logsumexp(-losses, axis=1) - jnp.log(self.groups))
         return jnp.mean(losses @ groups.astype(losses.dtype))
 
-    def probability(self, first, second, groups=None):
+    def probability(
+        self, first: Prediction, second: Prediction, groups: Float[Array, " K"] | None = None
+    ) -> Float[Array, " M"]:
         """See `PreferenceModel.probability`; without `groups`, of a labeller who may belong to any."""
         probabilities = self.each.probabilities(first, second)
         if groups is None:

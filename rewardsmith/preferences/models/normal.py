@@ -17,7 +17,7 @@ def log_normal_cdf(z: Float[Array, "*m"]) -> Float[Array, "*m"]:
 
 
 @log_normal_cdf.defjvp
-def _log_normal_cdf_jvp(primals, tangents):
+def _log_normal_cdf_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (z,), (tangent,) = primals, tangents
     # φ/Φ is √(2/π)/erfcx(−z/√2); the quotient of exponentials that JAX takes has no digits left at −1000.
     ratio = _inverse_mills(z)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._core import InputError
-from .base import ScoreModel, reward_difference
+from .base import Prediction, ScoreModel, reward_difference
 from .noise import Noise
 from .normal import log_normal_cdf
 
@@ -22,11 +22,11 @@ class PartialReturn(ScoreModel):
 
     noise: Noise = Noise()
 
-    def score(self, first, second):
+    def score(self, first: Prediction, second: Prediction) -> Float[Array, "M *k"]:
         """See `ScoreModel.score`."""
         return reward_difference(first, second)
 
-    def log_link(self, score):
+    def log_link(self, score: Float[Array, "*m"]) -> Float[Array, "*m"]:
         """See `ScoreModel.log_link`."""
         return jax.nn.log_sigmoid(score)
 
@@ -53,11 +53,11 @@ class Thurstone(ScoreModel):
         if not 0.0 < self.deviation < float("inf"):
             raise InputError(f"deviation is {self.deviation}; give a positive number, such as 1")
 
-    def score(self, first, second):
+    def score(self, first: Prediction, second: Prediction) -> Float[Array, "M *k"]:
         """See `ScoreModel.score`."""
         return reward_difference(first, second)
 
-    def log_link(self, score):
+    def log_link(self, score: Float[Array, "*m"]) -> Float[Array, "*m"]:
         """See `ScoreModel.log_link`."""
         return log_normal_cdf(score / (2.0**0.5 * self.deviation))
 
@@ -89,11 +89,11 @@ class Regret(ScoreModel):
 
     noise: Noise = Noise()
 
-    def score(self, first, second):
+    def score(self, first: Prediction, second: Prediction) -> Float[Array, "M *k"]:
         """See `ScoreModel.score`."""
         return reward_difference(first, second)
 
-    def log_link(self, score):
+    def log_link(self, score: Float[Array, "*m"]) -> Float[Array, "*m"]:
         """See `ScoreModel.log_link`."""
         return jax.nn.log_sigmoid(score)
 
@@ -114,11 +114,11 @@ class General(ScoreModel):
 
     noise: Noise = Noise()
 
-    def score(self, first, second):
+    def score(self, first: Prediction, second: Prediction) -> Float[Array, "M *k"]:
         """See `ScoreModel.score`."""
         return skew_product(first.total, second.total) / first.steps
 
-    def log_link(self, score):
+    def log_link(self, score: Float[Array, "*m"]) -> Float[Array, "*m"]:
         """See `ScoreModel.log_link`."""
         return jax.nn.log_sigmoid(score)
 

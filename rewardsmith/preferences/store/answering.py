@@ -161,10 +161,10 @@ def counts(connection: Connection) -> Counts:
         "withdrawn": questions.where(QUESTIONS.c.withdrawn, ~ANSWERED),
         "answers": select(func.count()).select_from(STANDING),
     }
-    row = connection.execute(
+    rows = connection.execute(
         select(*(one.scalar_subquery().label(name) for name, one in wanted.items()))
-    ).one()
-    return Counts(**row._asdict())
+    ).mappings()
+    return Counts(**rows.one())
 
 
 _LOG: Select[Any] = select(ANSWERS, QUESTIONS.c.asked_by, QUESTIONS.c.step, QUESTIONS.c.held_out).join(

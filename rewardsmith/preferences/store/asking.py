@@ -87,7 +87,7 @@ def ask(
         for i, (first, second) in enumerate(pairs)
     ]
     connection.execute(insert(QUESTIONS), rows)
-    return [row["id"] for row in rows]
+    return list(range(start, start + len(pairs)))
 
 
 def check_pairs(connection: Connection, pairs: Sequence[tuple[str, str]]) -> None:

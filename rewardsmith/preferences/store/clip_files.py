@@ -30,7 +30,7 @@ def check_clip(arrays: Mapping[str, np.ndarray], env: str, length: int) -> dict[
     return {name: _checked_array(name, arrays[name]) for name in sorted(arrays)}
 
 
-def _checked_array(name: str, array: np.ndarray) -> np.ndarray:
+def _checked_array(name: str, array: object) -> np.ndarray:
     check_text("the name of an array", name, 100)
     if "truereward" in "".join(filter(str.isalnum, name.lower())):
         raise InputError(f"array {shown(name)}: true rewards are not stored with clips; leave it out")

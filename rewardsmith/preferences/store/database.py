@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Database:
     _writers: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> Generator[Connection, None, None]:
         """A transaction that sees one state of the store throughout and writes nothing."""
         with self._explained(), self.engine.connect() as connection:
             if not self._is_sqlite:
@@ -45,7 +45,7 @@ class Database:
                 yield connection
 
     @contextlib.contextmanager
-    def writing(self, *, lasting: bool = True) -> Iterator[Connection]:
+    def writing(self, *, lasting: bool = True) -> Generator[Connection, None, None]:
         """A transaction of the one writer: it sees all that was committed, and nobody writes meanwhile.
 
         Args:
@@ -82,7 +82,7 @@ class Database:
         return self._writers if self._is_sqlite else contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self) -> Generator[None, None, None]:
         try:
             yield
         except IntegrityError:

@@ -64,7 +64,7 @@ def export_parquet(store: Store, path: Path, *, films: bool = False) -> int:
     from polars.io.plugins import register_io_source
 
     with store.database.reading() as connection:
-        rows = [row._asdict() for row in connection.execute(_lines())]
+        rows = [dict(row) for row in connection.execute(_lines()).mappings()]
 
     def pieces(columns: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
         for start in range(0, len(rows), _AT_ONCE):

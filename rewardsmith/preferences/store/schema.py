@@ -44,7 +44,7 @@ def _key(name: str) -> Column[int]:
 
 
 def _column(name: str, kind: object, *rest: object, **options: object) -> Column[object]:
-    return Column(name, kind, *rest, **{"nullable": False, **options})  # pyright: ignore
+    return Column(name, kind, *rest, **{"nullable": False, **options})  # pyright: ignore[reportArgumentType]
 
 
 def _one_of(name: str, values: type[Answer] | type[Role]) -> CheckConstraint:

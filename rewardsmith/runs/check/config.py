@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from ..._core import InputError
-from ..config import ESTIMATORS
+from ..choices import ESTIMATORS
 from ..exact.config import SolveConfig
 
 DEFAULT_PROBLEMS = ("preference", "contract", "shaping")

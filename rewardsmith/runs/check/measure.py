@@ -13,6 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ...bilevel.sampled import Follower
 from ...bilevel.sampled.baselines import Baseline
 from ...bilevel.sampled.data import Evidence, Needs
 from ...bilevel.sampled.estimator import Estimator
@@ -113,7 +114,7 @@ def _drawing(world: CheckedWorld, needs: Needs, count: int) -> Callable[[PRNGKey
     parts = count // LEAST_PAIRS
     few = replace(needs, visits=needs.visits // parts)
 
-    def draw(problem, follower, key):
+    def draw(problem: BilevelProblem[MDP], follower: Follower, key: PRNGKeyArray) -> Evidence:
         return draw_evidence(few, problem, [follower], key, LEAST_PAIRS)
 
     program = world.program(("draw", few), draw, world.problem, world.follower, jax.random.key(0))

@@ -113,7 +113,7 @@ def _payment_colours(payment: Float[np.ndarray, " n"]) -> tuple[Any, Any]:
 def _bar(figure: Figure, column: list[Axes], colours: Any, norm: Any) -> None:
     scale = ScalarMappable(norm, colours)
     bar = figure.colorbar(scale, ax=column, location="bottom", shrink=0.85, aspect=28, pad=0.02)
-    bar.outline.set_visible(False)  # pyright: ignore
+    bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
 
 

@@ -90,7 +90,7 @@ def _draw(
     bad: list[pl.DataFrame],
     x: str,
     y: str,
-    look: dict,
+    look: dict[str, Any],
     label: str,
     each: bool,
 ) -> None:

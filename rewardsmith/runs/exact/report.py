@@ -13,7 +13,7 @@ from ..._core.atomic import writing
 from ...problems.task import Task
 from ..flat import flatten
 from ..folder import RunFolder
-from .config import EXACT_METHODS, SolveConfig
+from .config import EXACT_METHODS
 from .progress import cosine_text
 from .records import COSTS, Records, outcome_label
 
@@ -46,9 +46,7 @@ def final_table(table: pl.DataFrame, width: int) -> Table:
     return shown
 
 
-def write_solve_report(
-    folder: RunFolder, records: Records, task: Task, config: SolveConfig, table: pl.DataFrame
-) -> Path:
+def write_solve_report(folder: RunFolder, records: Records, task: Task, table: pl.DataFrame) -> Path:
     """Write ``report.html``: one page that needs nothing beside itself. Returns its path."""
     settings = folder.config
     versions = {"rewardsmith": settings.pop("rewardsmith", ""), **settings.pop("versions", {})}

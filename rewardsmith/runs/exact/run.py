@@ -86,7 +86,7 @@ def _go_on(command: str, folder: RunFolder, task: Task, config: SolveConfig, met
         records = Records(folder.path)
         _run_missing(command, records, task, config, methods)
         table = records.write_summary(methods)
-        made = _finish(folder, records, task, config, table)
+        made = _finish(folder, records, task, table)
     if command == "compare":
         wide.print(final_table(table, wide.width))
     if not table["runs"].sum():
@@ -129,9 +129,7 @@ def _run_missing(
             live.end(measured.reason)
 
 
-def _finish(
-    folder: RunFolder, records: Records, task: Task, config: SolveConfig, table: pl.DataFrame
-) -> list[Path]:
+def _finish(folder: RunFolder, records: Records, task: Task, table: pl.DataFrame) -> list[Path]:
     """Pictures and report; the paths of what there is to look at."""
     made = []
     if not records.metrics.is_empty():
@@ -140,7 +138,7 @@ def _finish(
     if task.grid is not None and best is not None:
         x = _solution(records, task, *best)
         made.append(draw_grid(task, x, f"{best[0]}, seed {best[1]}", folder.path / "picture.png"))
-    made.append(write_solve_report(folder, records, task, config, table))
+    made.append(write_solve_report(folder, records, task, table))
     return made
 
 

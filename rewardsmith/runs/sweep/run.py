@@ -10,6 +10,7 @@ from rich.table import Table
 from ..._core import InputError
 from ..config import TrainConfig
 from ..folder import RunFolder
+from ..progress import duration
 from ..signals import on_signal
 from .crew import Crew
 from .engines import Engine, Job, Running
@@ -22,7 +23,7 @@ from .manifest import (
     refuse_occupied,
     write_outcomes,
 )
-from .progress import SweepProgress, duration, final_return
+from .progress import SweepProgress, final_return
 
 # A file or a pipe has no width of its own.
 _FILE_WIDTH = 140
