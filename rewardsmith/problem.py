@@ -26,6 +26,8 @@ from .mdp import MDP, Regulariser, Shannon, Transition
 from .preferences.models import Judgement, PartialReturn, Prediction, PreferenceModel
 
 RewardAt = Callable[[Any, Any], Array]
+# What a teacher said of a tuple of clips, where one was asked.
+Label = Float[Array, ""] | Judgement | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class SimulatedWorld:
         env_id: the simulator's registered name, such as "HalfCheetah-v5".
         discount: γ per step of the follower, 0 <= γ < 1.
         horizon: steps after which an episode is cut off; None where it never is.
+
+    Raises:
+        InputError: a discount outside [0, 1), or a horizon below 1.
     """
 
     env_id: str
@@ -55,6 +60,10 @@ class ClipLoss(eqx.Module):
         φ(x) = E[l(d_1, …, d_I; x)]
 
     Abstract: a subclass names I (`num_clips`) and H (`horizon`, steps in a clip) and gives l by `__call__`.
+
+    Attributes:
+        num_clips: I.
+        horizon: H, steps in a clip.
     """
 
     num_clips: eqx.AbstractVar[int]
@@ -67,7 +76,7 @@ class ClipLoss(eqx.Module):
         reward_at: RewardAt,
         observations: Shaped[Array, "I H ..."],
         actions: Shaped[Array, "I H ..."],
-        label: Float[Array, ""] | Judgement | None = None,
+        label: Label = None,
     ) -> Float[Array, ""]:
         """l on one tuple of clips; `reward_at(observation, action)` is r_x at one step, `label` what a
         teacher said of these clips, where one was asked: a number, or a `Judgement` where the preference
@@ -79,12 +88,19 @@ class ClipLoss(eqx.Module):
         reward_at: RewardAt,
         observations: Shaped[Array, "I H ..."],
         actions: Shaped[Array, "I H ..."],
-        label: Float[Array, ""] | Judgement | None = None,
+        label: Label = None,
     ) -> Float[Array, "I H"]:
         """What of l the action at step h of clip i can still change, up to a constant: all of it here.
 
         A loss that is a sum over steps gives the rest of the sum: same mean of the second term of ∇φ, less
         variance.
+
+        Args:
+            x: the leader's parameters.
+            reward_at: r_x at one step.
+            observations: (I, H, ...).
+            actions: (I, H, ...).
+            label: as of `__call__`.
         """
         loss = self(x, reward_at, observations, actions, label)
         return jnp.broadcast_to(loss, observations.shape[:2])
@@ -105,6 +121,9 @@ class PreferenceLoss(ClipLoss):
             vectors where the model is made for them; l is then the mean over members, each with its own D.
             None: the one reward r_x.
         model: how likely an answer is; see `preferences.models`.
+
+    Raises:
+        InputError: a horizon below 1; where it is computed, clips without a label and no target.
     """
 
     num_clips: int = eqx.field(default=2, init=False, static=True)
@@ -123,9 +142,20 @@ class PreferenceLoss(ClipLoss):
         reward_at: RewardAt,
         observations: Shaped[Array, "2 H ..."],
         actions: Shaped[Array, "2 H ..."],
-        label: Float[Array, ""] | Judgement | None = None,
+        label: Label = None,
     ) -> Float[Array, ""]:
-        """l on one pair of clips."""
+        """l on one pair of clips.
+
+        Args:
+            x: the leader's parameters.
+            reward_at: r_x at one step.
+            observations: (2, H, ...).
+            actions: (2, H, ...).
+            label: y in [0, 1] or a `Judgement`; None: `target` says it.
+
+        Raises:
+            InputError: neither a label nor a target.
+        """
         if label is None:
             if self.target is None:
                 raise InputError("these clips have no label; give PreferenceLoss a target, or label them")
@@ -142,7 +172,15 @@ class PreferenceLoss(ClipLoss):
         actions: Shaped[Array, "2 H ..."],
         offset: Float[Array, "2"] | None = None,
     ) -> tuple[Prediction, Prediction]:
-        """What is predicted of the two clips, of which the model makes the probability of an answer."""
+        """What is predicted of the two clips, of which the model makes the probability of an answer.
+
+        Args:
+            x: the leader's parameters.
+            reward_at: r_x at one step.
+            observations: (2, H, ...).
+            actions: (2, H, ...).
+            offset: of each clip's prediction, (2,); None: 0.
+        """
         step = reward_at if self.members is None else partial(self.members, x)
         totals = jax.vmap(jax.vmap(step))(observations, actions).sum(axis=1)
         if self.members is None:
@@ -164,8 +202,8 @@ class BilevelProblem(eqx.Module, Generic[World]):
         world: an `MDP` or a `SimulatedWorld`.
         reward: on an MDP x -> r_x, table (S, A); on a simulator (x, observation, action) -> scalar, one step.
         upper_loss: f as (x, policy (S, A)) -> scalar, MDP only; or a `ClipLoss`.
-        temperature: τ > 0 of the follower, in units of reward; "auto" lets a deep follower tune its own,
-            simulators only.
+        temperature: τ > 0 of the follower, a number, in units of reward; "auto" lets a deep follower tune its
+            own, simulators only.
         regulariser: Ω of the follower, MDP only; None: negative entropy, `Shannon()`.
         transition: x -> P, in the form of `world.transition`, where the leader moves the world too; MDP only.
             None: it does not.
@@ -248,9 +286,15 @@ class BilevelProblem(eqx.Module, Generic[World]):
         x: PyTree,
         observations: Shaped[Array, "I H ..."],
         actions: Shaped[Array, "I H ..."],
-        label: Float[Array, ""] | Judgement | None = None,
+        label: Label = None,
     ) -> Float[Array, ""]:
         """l(d_1, …, d_I; x) on one tuple of clips; its gradient in x is the first term of ∇φ.
+
+        Args:
+            x: the leader's parameters.
+            observations: (I, H, ...).
+            actions: (I, H, ...).
+            label: what a teacher said, y in [0, 1] or a `Judgement`; None: the loss knows itself.
 
         Raises:
             InputError: the upper loss is a function of the policy, which clips do not tell.
@@ -262,9 +306,16 @@ class BilevelProblem(eqx.Module, Generic[World]):
         x: PyTree,
         observations: Shaped[Array, "I H ..."],
         actions: Shaped[Array, "I H ..."],
-        label: Float[Array, ""] | Judgement | None = None,
+        label: Label = None,
     ) -> Float[Array, "I H"]:
-        """`ClipLoss.to_go` on one tuple of clips; same errors as `clip_loss`."""
+        """`ClipLoss.to_go` on one tuple of clips; same errors as `clip_loss`.
+
+        Args:
+            x: the leader's parameters.
+            observations: (I, H, ...).
+            actions: (I, H, ...).
+            label: what a teacher said, y in [0, 1] or a `Judgement`; None: the loss knows itself.
+        """
         return self._on_clips().to_go(x, partial(self.reward_at, x), observations, actions, label)
 
     def _on_clips(self) -> ClipLoss:

@@ -13,8 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from ._core import InputError
 from .mdp import MDP, roll_out, state_occupancy
-from .preferences.models import Judgement
-from .problem import ClipLoss, RewardAt, moved_world
+from .problem import ClipLoss, Label, RewardAt, moved_world
 
 
 class LeaderReturn(eqx.Module):
@@ -26,9 +25,12 @@ class LeaderReturn(eqx.Module):
     Args:
         world: the follower's.
         reward: x -> r_L, (S, A), per step.
-        discount: γ_L; None: the world's.
+        discount: γ_L, a number; None: the world's.
         transition: x -> P where the leader moves the world, the same as the problem's.
         tolerance: of the occupancy, relative to the largest entry of ρ, in worlds of more than 1,000 states.
+
+    Raises:
+        InputError: a discount outside [0, 1).
     """
 
     world: MDP
@@ -52,7 +54,12 @@ class LeaderReturn(eqx.Module):
             raise InputError(f"discount is {float(self.discount)}; give 0 <= discount < 1, such as 0.99")
 
     def __call__(self, x: PyTree, policy: Float[Array, "S A"]) -> Float[Array, ""]:
-        """−F(x, π)."""
+        """−F(x, π).
+
+        Args:
+            x: the leader's parameters.
+            policy: π, (S, A), rows sum to 1.
+        """
         world = self.leader_world(x)
         visits = state_occupancy(world, policy, tolerance=self.tolerance)
         return -jnp.sum(visits[:, None] * policy * self.reward(x))
@@ -107,7 +114,7 @@ class ReturnLoss(ClipLoss):
         reward_at: RewardAt,
         observations: Shaped[Array, "I H ..."],
         actions: Shaped[Array, "I H ..."],
-        label: Float[Array, ""] | Judgement | None = None,
+        label: Label = None,
     ) -> Float[Array, ""]:
         """See `ClipLoss`; neither r_x nor a label has a part in it."""
         earned = self.to_go(x, reward_at, observations, actions, label)[0, 0]
@@ -119,7 +126,7 @@ class ReturnLoss(ClipLoss):
         reward_at: RewardAt,
         observations: Shaped[Array, "I H ..."],
         actions: Shaped[Array, "I H ..."],
-        label: Float[Array, ""] | Judgement | None = None,
+        label: Label = None,
     ) -> Float[Array, "I H"]:
         """See `ClipLoss.to_go`: −Σ_{k>=h} γ_L^k r_L, what came before h being settled."""
         del reward_at, label
@@ -135,6 +142,9 @@ class DemonstrationLoss(eqx.Module):
 
     Args:
         counts: n, (S, A), how often each action was seen in each state.
+
+    Raises:
+        InputError: another shape, a negative count, or none above 0.
     """
 
     counts: Float[Array, "S A"]
@@ -149,7 +159,12 @@ class DemonstrationLoss(eqx.Module):
                 )
 
     def __call__(self, x: PyTree, policy: Float[Array, "S A"]) -> Float[Array, ""]:
-        """Mean of −log π over the demonstrations."""
+        """Mean of −log π over the demonstrations.
+
+        Args:
+            x: not looked at.
+            policy: π, (S, A), rows sum to 1.
+        """
         del x
         seen = self.counts > 0
         logs = jnp.where(seen, jnp.log(jnp.where(seen, policy, 1.0)), 0.0)
@@ -162,6 +177,9 @@ class PolicyDivergence(eqx.Module):
     Args:
         target: μ, (S, A), rows sum to 1.
         weights: w, (S,), >= 0; None: 1/S each.
+
+    Raises:
+        InputError: other shapes, or a row that is not a distribution.
     """
 
     target: Float[Array, "S A"]
@@ -183,7 +201,12 @@ class PolicyDivergence(eqx.Module):
                 raise InputError("target rows must be distributions; divide each row by its sum")
 
     def __call__(self, x: PyTree, policy: Float[Array, "S A"]) -> Float[Array, ""]:
-        """Weighted KL(μ ‖ π)."""
+        """Weighted KL(μ ‖ π).
+
+        Args:
+            x: not looked at.
+            policy: π, (S, A), rows sum to 1.
+        """
         del x
         wanted = self.target > 0
         ratio = jnp.where(wanted, self.target, 1.0) / jnp.where(wanted, policy, 1.0)
@@ -204,6 +227,9 @@ class SampledClipLoss(eqx.Module):
         reward: x -> r_x, (S, A), the problem's.
         num_samples: N tuples of clips, >= 2.
         key: all randomness.
+
+    Raises:
+        InputError: fewer than 2 samples, or a world that ends.
     """
 
     loss: ClipLoss

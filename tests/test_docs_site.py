@@ -1,6 +1,5 @@
 """The site: every public name is in the reference, says what its arguments are, and its examples run."""
 
-import ast
 import doctest
 import importlib
 import os
@@ -8,54 +7,20 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
-import griffe
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "rewardsmith"
+from tests.api import NAMES, PACKAGE, ROOT, definition, load, rooms
+
 DOCS = ROOT / "docs"
 # What an annotation says of an argument that has a shape.
 ARRAY = re.compile(r"\b(Array|ArrayLike|ndarray|NDArray|PyTree)\b")
 
 
-def exported(init):
-    """Public names of one room: `import A as A`, and what the file itself defines."""
-    for node in ast.parse(init.read_text()).body:
-        match node:
-            case ast.ImportFrom(names=names):
-                yield from (alias.asname for alias in names if alias.asname)
-            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                yield name
-            case ast.AnnAssign(target=ast.Name(id=name)):
-                yield name
-
-
-def rooms():
-    for init in sorted(PACKAGE.rglob("__init__.py")):
-        parts = init.parent.relative_to(ROOT).parts
-        if not any(part.startswith("_") for part in parts):
-            yield ".".join(parts), [name for name in exported(init) if not name.startswith("_")]
-
-
-NAMES = [f"{room}.{name}" for room, names in rooms() for name in names]
-
-
 @pytest.fixture(scope="module")
 def package():
     """The package as the site reads it: from its source."""
-    extensions = griffe.load_extensions(str(DOCS / "_site" / "modules.py"))
-    return griffe.load("rewardsmith", search_paths=[str(ROOT)], extensions=extensions)
-
-
-def definition(package, path):
-    """Where a name that rooms hand on is defined."""
-    found = package[path.removeprefix("rewardsmith.")]
-    if found.is_module:
-        # A name that a room hands on and that is its file's name too.
-        found = found[path.rpartition(".")[2]]
-    return found.final_target if isinstance(found, griffe.Alias) else found
+    return load()
 
 
 def referenced():

@@ -59,6 +59,9 @@ def _init(cls: griffe.Class) -> griffe.Function:
         for name, member in parent.members.items():
             if isinstance(member, griffe.Attribute) and _is_field(member):
                 parameters[name] = _parameter(member)
+            elif name in parameters and isinstance(member, griffe.Attribute):
+                # A subclass that says itself what its base leaves open.
+                del parameters[name]
     order = [griffe.ParameterKind.positional_or_keyword, griffe.ParameterKind.keyword_only]
     ordered = sorted(parameters.values(), key=lambda parameter: order.index(parameter.kind or order[0]))
     this = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)

@@ -20,6 +20,9 @@ class ImageSpec:
         channels: of one frame; 1 is grey, 3 is red, green, blue.
         stack: frames of one observation, the newest last; channels of the same frame lie together. Before an
             episode has had so many, its first frame stands for those that are missing.
+
+    Raises:
+        InputError: a size below 1.
     """
 
     height: int

@@ -98,7 +98,7 @@ class FrameReplay:
             observation: (N, H, W, channels·stack) uint8, what was acted on: the last `next_observation`, or
                 an episode's first, where the first frame fills the whole stack.
             action: (N, *action_shape).
-            next_observation: like `observation`; the final one where the episode ended.
+            next_observation: of the shape of `observation`; the final one where the episode ended.
             terminated, truncated: (N,) bool.
             true_reward: (N,), if and only if there is a column for it.
 
@@ -184,7 +184,7 @@ class FrameReplay:
         """Put back what `get_state` gave, of a replay of the same settings.
 
         Args:
-            state: what `get_state` gave.
+            state: what `get_state` gave, of the same shapes.
             adopt: keep the arrays themselves where they are meant to lie in memory, instead of copies, so
                 that no second replay is needed while it is read back. Nobody else may use them then.
 

@@ -22,6 +22,12 @@ class TanhGaussianPolicy(eqx.Module):
     """π(·|s): a diagonal Gaussian u ~ N(μ(s), σ(s)²) squashed to a = tanh(u), so a ∈ (−1, 1)ⁿ.
 
     Source: Haarnoja et al., *Soft Actor-Critic Algorithms and Applications*, 2018, appendix C.
+
+    Args:
+        observation: size of a vector, or the look of a picture.
+        action_size: n.
+        hidden: widths of the hidden layers.
+        key: of the first weights.
     """
 
     encoder: Encoder
@@ -50,7 +56,14 @@ class TanhGaussianPolicy(eqx.Module):
         noise: Float[Array, " a"],
         temperature: Float[Array, ""],
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """One sample of V(s) and of the entropy (nats), by the action that `noise` gives."""
+        """One sample of V(s) and of the entropy (nats), by the action that `noise` gives.
+
+        Args:
+            critic: its smaller estimate is taken.
+            observation: s.
+            noise: (n,), standard normal.
+            temperature: τ, in units of reward.
+        """
         action, log_prob = self.sample_from_noise(observation, noise)
         return sampled_soft_value(critic(observation, action), log_prob, temperature), -log_prob
 
@@ -102,6 +115,7 @@ class CategoricalPolicy(eqx.Module):
         observation: size of a vector, or the look of a picture.
         num_actions: A.
         hidden: widths of the hidden layers.
+        key: of the first weights.
     """
 
     encoder: Encoder
@@ -130,7 +144,14 @@ class CategoricalPolicy(eqx.Module):
         noise: Float[Array, "0"],
         temperature: Float[Array, ""],
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """V(s) and the entropy (nats), exactly."""
+        """V(s) and the entropy (nats), exactly.
+
+        Args:
+            critic: its smaller estimate is taken.
+            observation: s.
+            noise: (0,): nothing is drawn.
+            temperature: τ, in units of reward.
+        """
         del noise
         log_probs = self.log_probs(observation)
         value = expected_soft_value(critic.action_values(observation), log_probs, temperature)
@@ -184,7 +205,14 @@ class _ValueNetwork(eqx.Module):
 
 
 class TwinCritic(eqx.Module):
-    """Two independent estimates of Q(s, a); the smaller counters over-estimation (Fujimoto et al., 2018)."""
+    """Two independent estimates of Q(s, a); the smaller counters over-estimation (Fujimoto et al., 2018).
+
+    Args:
+        observation: size of a vector, or the look of a picture.
+        action_size: length of an action.
+        hidden: widths of the hidden layers.
+        key: of the first weights.
+    """
 
     first: _ValueNetwork
     second: _ValueNetwork
@@ -207,7 +235,14 @@ class TwinCritic(eqx.Module):
 
 
 class DiscreteTwinCritic(eqx.Module):
-    """`TwinCritic` for actions that can be counted: both estimates for all of them at once."""
+    """`TwinCritic` for actions that can be counted: both estimates for all of them at once.
+
+    Args:
+        observation: size of a vector, or the look of a picture.
+        num_actions: A.
+        hidden: widths of the hidden layers.
+        key: of the first weights.
+    """
 
     first: _ValueNetwork
     second: _ValueNetwork

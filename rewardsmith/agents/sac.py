@@ -83,12 +83,16 @@ class SAC(eqx.Module):
         learning_rate: Adam's, for policy, critics and temperature.
         batch_size: transitions per update.
         polyak: step of the target networks towards the critics at each update.
-        temperature: a fixed τ > 0, or None to tune τ until the policy's entropy is `target_entropy`.
+        temperature: a fixed τ > 0 in units of reward, or None to tune τ until the policy's entropy is
+            `target_entropy`.
         target_entropy: nats; None means −(number of action dimensions), or with discrete actions 0.89 log A.
         target_every: updates between two copies of the critics into the targets, in place of `polyak`.
         adam_epsilon: Adam's ε.
         decay_updates: updates over which the learning rate falls to 0 along a line; None: it stays.
         skip_not_finite: whether a gradient that is not finite moves nothing.
+
+    Raises:
+        InputError: a size, rate or temperature that is out of range.
     """
 
     hidden: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
@@ -155,6 +159,13 @@ class SAC(eqx.Module):
         """`num_updates` gradient updates in one compiled call, each on a fresh batch of `replay`.
 
         `reward_fn` maps one transition to its reward; it is constant during the call.
+
+        Args:
+            state: before the first update.
+            replay: where batches are drawn from.
+            reward_fn: r of one transition.
+            num_updates: at least 1.
+            key: of batches and fresh actions.
         """
         batch_key, noise_key = jax.random.split(key)
         batches = sample(replay, batch_key, (num_updates, self.batch_size))
@@ -166,6 +177,12 @@ class SAC(eqx.Module):
         """One gradient update on each of the batches, (updates, batch size) transitions.
 
         The rewards of all are computed together before the first update.
+
+        Args:
+            state: before the first update.
+            batches: one batch for each update.
+            reward_fn: r of one transition.
+            key: of fresh actions.
         """
         rewards = jax.vmap(jax.vmap(reward_fn))(batches)
         # Two actions per transition: one at s for the policy's loss, one at s' for the target.
@@ -187,22 +204,30 @@ class SAC(eqx.Module):
         """One update of critics, policy, temperature and targets on one batch, in that order.
 
         The policy answers to the new critics; all the rest is of before the update.
+
+        Args:
+            state: before the update.
+            batch: transitions, (b,).
+            reward: r of each, (b,).
+            noise: (b, 2, a), standard normal: of an action at s and of one at s'.
         """
         optimiser = self._optimiser()
         temperature = state.temperature
 
-        def soft_values(policy: Policy, critic: Critic, observation: Array, noise: Array):
+        def soft_values(
+            policy: Policy, critic: Critic, observation: Array, noise: Array
+        ) -> tuple[Array, Array]:
             one = lambda o, n: policy.soft_value(critic, o, n, temperature)  # noqa: E731  # pyright: ignore[reportArgumentType]
             return jax.vmap(one)(observation, noise)
 
-        def policy_objective(policy: Policy, critic: Critic):
+        def policy_objective(policy: Policy, critic: Critic) -> tuple[Array, Array]:
             value, entropy = soft_values(policy, critic, batch.observation, noise[:, 0])
             return jnp.mean(jax.vmap(actor_loss)(value)), entropy
 
         next_value, _ = soft_values(state.policy, state.target_critic, batch.next_observation, noise[:, 1])
         target = jax.vmap(soft_target, (0, 0, 0, None))(reward, batch.terminated, next_value, self.discount)
 
-        def critic_objective(critic: Critic):
+        def critic_objective(critic: Critic) -> tuple[Array, Array]:
             q_values = jax.vmap(critic)(batch.observation, batch.action)
             return jnp.mean(jax.vmap(critic_loss)(q_values, target)), jnp.mean(q_values)
 
@@ -244,6 +269,12 @@ class SAC(eqx.Module):
 
         V(s') = min Q(s', a') − τ log π(a'|s') with one fresh a': its noise is part of the number, and so is
         what the simulator leaves to chance. Critics of now, not the targets.
+
+        Args:
+            state: networks and τ of now.
+            batch: transitions, (b,).
+            reward: r of each, (b,).
+            key: of a'.
         """
 
         def gap(transition: Transition, reward: Float[Array, ""], key: PRNGKeyArray) -> Float[Array, ""]:

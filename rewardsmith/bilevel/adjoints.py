@@ -45,7 +45,16 @@ class Exact(Adjoint):
 
 
 class Neumann(Adjoint):
-    """The first terms of the Neumann series: w = Σ_{k<terms} ((∂Φ/∂y)ᵀ)^k b; the error falls like γ^terms."""
+    """The first terms of the Neumann series: w = Σ_{k<terms} ((∂Φ/∂y)ᵀ)^k b; the error falls like γ^terms.
+
+    Source: Grazzi, Franceschi, Pontil and Salzo, ICML 2020, arXiv 2006.16218.
+
+    Args:
+        terms: of the series, at least 1; each further one costs a product with ∂Φ/∂y.
+
+    Raises:
+        InputError: no terms.
+    """
 
     terms: int = eqx.field(static=True)
 
@@ -71,9 +80,14 @@ class Neumann(Adjoint):
 class ConjugateGradient(Adjoint):
     """Conjugate gradients on the normal equations, since I − ∂Φ/∂y is not symmetric on a table.
 
+    Source: Grazzi, Franceschi, Pontil and Salzo, ICML 2020, arXiv 2006.16218.
+
     Args:
         max_steps: iterations at most; each costs one product with ∂Φ/∂y and one with its transpose.
         tolerance: of the residual, relative to b.
+
+    Raises:
+        InputError: `max_steps` below 1.
     """
 
     max_steps: int = eqx.field(default=100, static=True)

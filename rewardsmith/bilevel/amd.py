@@ -43,7 +43,7 @@ class AMD(Method):
     its own recursion; other f; other regularisers.
 
     Args:
-        step_size: β of x ← x + β · update.
+        step_size: β of x ← x + β · update, a number.
         optimiser: any of optax; the update.
         sweeps: of all recursions a step.
     """

@@ -46,15 +46,18 @@ class BCHG(Method):
     each pair by the mean error of its visits in the step; ∇P in place of ∇log P; other f.
 
     Args:
-        step_size: β of x ← x + β · update.
+        step_size: β of x ← x + β · update, a number.
         optimiser: any of optax; the update.
         trajectories: N drawn a step.
         horizon: T, steps of each at most; 2 or more.
-        sarsa_step_size: α of the leader's table, 0 < α <= 1.
+        sarsa_step_size: α of the leader's table, a number, 0 < α <= 1.
         sarsa_sweeps: times it goes through the trajectories of a step; more follow x faster.
         sweeps: soft Bellman sweeps of the follower a step: a follower that is not optimal. None: solve it.
         reset: the follower starts each step from V = 0 instead of its last V.
         tolerance: of the follower, relative to τ, where it is solved.
+
+    Raises:
+        InputError: no sweeps, a horizon below 2, or a SARSA step outside (0, 1].
     """
 
     step_size: Array = eqx.field(converter=jnp.asarray)

@@ -34,7 +34,7 @@ class HPGD(Method):
     length; ∇P in place of ∇log P; other f.
 
     Args:
-        step_size: β of x ← x + β · update.
+        step_size: β of x ← x + β · update, a number.
         optimiser: any of optax; the update. The authors clip the norm to 1.
         trajectories: N drawn a step.
         horizon: T, steps of each at most.

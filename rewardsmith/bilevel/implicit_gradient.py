@@ -23,11 +23,14 @@ class ImplicitGradient(Method):
     Sources: Pedregosa, ICML 2016; Grazzi et al., ICML 2020 (arXiv 2006.16218).
 
     Args:
-        step_size: β of x ← x + β · update.
+        step_size: β of x ← x + β · update, a number.
         optimiser: any of optax; the update.
         adjoint: how the adjoint system is solved: `Exact()`, `Neumann(terms)`, `ConjugateGradient(...)`.
         sweeps: of the follower a step, from its last V; None: solve it to `tolerance`.
         tolerance: of the follower, relative to τ, and of the adjoint, relative to ∂f/∂y.
+
+    Raises:
+        InputError: `sweeps` below 1.
     """
 
     step_size: Array = eqx.field(converter=jnp.asarray)

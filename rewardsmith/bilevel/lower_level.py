@@ -51,7 +51,13 @@ class LowerLevel(eqx.Module):
         """w with (I − ∂Φ/∂y)ᵀ w = target, and the products it took."""
 
     def iterate(self, x: PyTree, y: PyTree, sweeps: int) -> PyTree:
-        """y after `sweeps` of Φ; differentiable by unrolling."""
+        """y after `sweeps` of Φ; differentiable by unrolling.
+
+        Args:
+            x: the leader's parameters.
+            y: where to begin.
+            sweeps: how often Φ is applied.
+        """
         return jax.lax.scan(lambda held, _: (self.sweep(x, held), None), y, None, length=sweeps)[0]
 
     def residual(self, x: PyTree, y: PyTree) -> Float[Array, ""]:
@@ -65,7 +71,7 @@ class TabularLevel(LowerLevel):
 
     problem: BilevelProblem[MDP]
 
-    def start(self):
+    def start(self) -> Float[Array, " S"]:
         """See `LowerLevel.start`."""
         world = self.problem.world
         return jnp.zeros(world.num_states, world.initial.dtype)
@@ -128,7 +134,7 @@ class FixedPointProblem(LowerLevel):
     initial: PyTree
     max_sweeps: int = eqx.field(default=10_000, static=True)
 
-    def start(self):
+    def start(self) -> PyTree:
         """See `LowerLevel.start`."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), self.initial)
 

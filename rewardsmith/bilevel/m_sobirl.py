@@ -36,16 +36,19 @@ class MSoBiRL(Method):
     transitions that the leader moves.
 
     Args:
-        step_size: β of x ← x + β · update.
+        step_size: β of x ← x + β · update, a number.
         optimiser: any of optax; the update.
         adjoint_step_size: ξ, below 2/(1+γ)² lest w diverge.
         adjoint_update: "gradient" is as published, and gains a factor 1 − ξ(1−γ)² a step; "sweep" is
             w ← b + γ(P^π)ᵀ w, which gains γ and takes half the products: for γ near 1.
         adjoint_steps: of w per step of x; 1 is as published.
         sweeps: N.
-        sweep_tolerance: stop sweeping when max|TV − V| falls below it, in units of reward.
+        sweep_tolerance: a number; stop sweeping when max|TV − V| falls below it, in units of reward.
         normalise: policies are softmax(Q/τ). False, with entropy only, is as published: π = exp((Q − V)/τ),
             whose rows sum to 1 but for the error of V.
+
+    Raises:
+        InputError: no sweeps or adjoint steps, or another `adjoint_update`.
     """
 
     step_size: Array = eqx.field(converter=jnp.asarray)

@@ -41,15 +41,19 @@ class PARL(Method):
     says of the other states is lost.
 
     Args:
-        step_size: β of x ← x + β · update.
+        step_size: β of x ← x + β · update, a number.
         optimiser: any of optax; the update.
-        damping: δ >= 0, without unit; far from the follower's optimum 1 or more makes the system definite.
-        exploration: weight, 0 to 1, of the uniform distribution in the ρ of V; that of f stays. 0 is as
-            published, and right where ρ and π visit every state.
+        damping: δ >= 0, a number without unit; far from the follower's optimum 1 or more makes the system
+            definite.
+        exploration: weight, a number from 0 to 1, of the uniform distribution in the ρ of V; that of f stays.
+            0 is as published, and right where ρ and π visit every state.
         max_steps: of conjugate gradients, each one Hessian–vector product.
         tolerance: of the follower, relative to τ, and of v, relative to ∂f/∂θ.
         follower_steps: steps of natural policy gradient (with step 1/τ: soft policy iteration) from the last
             policy; None: solve to `tolerance`.
+
+    Raises:
+        InputError: a number of steps below 1, or a damping below 0.
     """
 
     step_size: Array = eqx.field(converter=jnp.asarray)

@@ -39,7 +39,8 @@ class PBRL(Method):
         value:    p = ρ·(V*_x − V^y_x)             ∇_x p = ∇_x ρ·V^π̂ − ∇_x ρ·V^y
         Bellman:  p = τ/S Σ_s KL(y(s) ‖ π*_x(s))    ∇_x p = 1/S Σ_{s,a} (π̂ − y) ∇_x Q^π̂
 
-    with the follower's regulariser in V and Q, and π̂, y held still. No second derivatives and no adjoint; the
+    with the follower's regulariser in V and Q, and π̂, y held still. No second derivatives and no adjoint;
+    the
     price is a bias: with y at its best, the gradient followed, ∂_x(f + λp), misses ∇φ by O(1/λ).
 
     y moves by natural gradient (mirror descent), y ∝ exp θ:
@@ -53,17 +54,22 @@ class PBRL(Method):
     start elsewhere than at ρ.
 
     Args:
-        step_size: β of x ← x + β · update.
+        step_size: β of x ← x + β · update, a number.
         optimiser: any of optax; the update.
-        penalty: λ > 0, in units of f per unit of reward.
+        penalty: λ > 0, a number, in units of f per unit of reward.
         kind: "value" or "bellman".
-        policy_step_size: η, 0 to 1; smaller where y does not settle: λτw small beside the curvature of f.
+        policy_step_size: η, a number from 0 to 1; smaller where y does not settle: λτw small beside the
+            curvature of f.
         inner_steps: of y per step of x; 1 is as published. y lags behind π̂ as x moves, the more so the
             smaller η, and λ multiplies the lag: where x will not settle, 2 or 3, or a smaller β.
         sweeps: of V per step of x, from the last V; None: solve it to `tolerance`.
-        exploration: weight, 0 to 1, of the uniform distribution in the value penalty's ρ; that of f stays.
-            Where y never goes, nothing holds it, and y = π̂ is taken.
+        exploration: weight, a number from 0 to 1, of the uniform distribution in the value penalty's ρ;
+            that of f stays. Where y never goes, nothing holds it, and y = π̂ is taken.
         tolerance: of the follower, relative to τ.
+
+    Raises:
+        InputError: another `kind`, a number of steps below 1, a penalty that is not positive, or an η outside
+            (0, 1].
     """
 
     step_size: Array = eqx.field(converter=jnp.asarray)

@@ -76,7 +76,8 @@ def solve(
         max_steps: steps of x, at most.
         tolerance: stop when the norm of the method's estimate of ∇φ falls to it; 0: run all steps.
         key: all randomness; None: key 0.
-        temperature: step -> τ, to anneal; None: the problem's own. Any optax schedule will do.
+        temperature: step -> τ in units of reward, to anneal; None: the problem's own. Any optax schedule
+            will do.
         path: (problem, step) -> the problem of that step, for any other homotopy; instead of `temperature`.
         state: go on from here instead of x0.
         throw: raise where the tolerance was not reached or a NaN appeared; otherwise, and always under `jit`,

@@ -22,10 +22,13 @@ class UnrolledGradient(Method):
     (arXiv 2006.16218).
 
     Args:
-        step_size: β of x ← x + β · update.
+        step_size: β of x ← x + β · update, a number.
         optimiser: any of optax; the update.
         sweeps: K.
         warm_start: y₀ is the last step's y, held still; otherwise the problem's start, each time.
+
+    Raises:
+        InputError: no sweeps.
     """
 
     step_size: Array = eqx.field(converter=jnp.asarray)

@@ -27,11 +27,14 @@ class ZerothOrder(Method):
     Source: Nesterov and Spokoiny, Foundations of Computational Mathematics, 2017.
 
     Args:
-        step_size: β of x ← x + β · update.
+        step_size: β of x ← x + β · update, a number.
         optimiser: any of optax; the update.
-        perturbation: σ > 0, in units of x.
+        perturbation: σ > 0, a number, in units of x.
         directions: u drawn a step; each costs two followers.
         tolerance: of the follower, relative to τ; it starts from its last answer at x.
+
+    Raises:
+        InputError: no directions, or a perturbation that is not positive.
     """
 
     step_size: Array = eqx.field(converter=jnp.asarray)

@@ -1,7 +1,7 @@
 """Atari games through ALE's own vectorised environment: several threads, no saved states."""
 
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -113,11 +113,11 @@ class AtariBatchEnv(VectorEnv):
         paid = np.sign(reward) if self._clip_rewards else reward
         return StepResult(observation, next_observation, TrueReward(paid), terminated, truncated)
 
-    def get_state(self) -> dict[str, np.ndarray]:
+    def get_state(self) -> NoReturn:
         """Raises InputError: ALE's vectorised environment does not give its state away."""
         raise self._not_restorable()
 
-    def set_state(self, state: dict[str, np.ndarray]) -> np.ndarray:
+    def set_state(self, state: dict[str, np.ndarray]) -> NoReturn:
         """Raises InputError: ALE's vectorised environment does not give its state away."""
         raise self._not_restorable()
 

@@ -19,7 +19,7 @@ class EnvSpec:
         observation_dtype: the environment's own dtype.
         action_shape: shape of one action; ``()`` where actions are discrete.
         action_low: least action (float32, `action_shape`), in the environment's units; None if discrete.
-        action_high: greatest action, likewise.
+        action_high: greatest action, of the same shape.
         num_actions: number of discrete actions ``0 .. num_actions - 1``; None if continuous.
         max_episode_steps: an episode is truncated after this many steps; None: never.
         can_terminate: False: known never to terminate, so episodes end by the time limit alone; True: it
@@ -55,7 +55,7 @@ class EnvSpec:
         return np.clip(centre + half_range * unit, self.action_low, self.action_high)
 
     def from_policy(self, action: Any) -> np.ndarray:
-        """A policy's actions, in [−1, 1] or indices, in the environment's own units."""
+        """A policy's actions, in [−1, 1] or indices, in the environment's own units; of the same shape."""
         return self.from_unit(action) if self.num_actions is None else np.asarray(action)
 
     def checked_actions(self, action: Any, num_envs: int) -> np.ndarray:
@@ -112,7 +112,11 @@ class VectorEnv(abc.ABC):
 
     @abc.abstractmethod
     def reset(self, seed: int) -> np.ndarray:
-        """Seed everything and start a new episode everywhere; returns the observations (N, *obs)."""
+        """Seed everything and start a new episode everywhere; returns the observations (N, *obs).
+
+        Args:
+            seed: all randomness of every environment follows from it.
+        """
 
     @abc.abstractmethod
     def step(self, action: np.ndarray) -> StepResult:
@@ -140,6 +144,9 @@ class VectorEnv(abc.ABC):
     @abc.abstractmethod
     def set_state(self, state: dict[str, np.ndarray]) -> np.ndarray:
         """Put back what `get_state` returned; returns the observations (N, *obs) to act on.
+
+        Args:
+            state: arrays by name, each with leading axis N.
 
         Raises:
             InputError: not restorable, or the arrays do not fit this environment.

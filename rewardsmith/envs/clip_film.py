@@ -47,7 +47,17 @@ class ClipFilmer:
     def film(
         self, state_row: Mapping[str, Any], actions: np.ndarray, path: Path, *, pause: float = 0.5
     ) -> Path:
-        """Write a clip as an MP4; arguments, errors and result as of `film_clip`."""
+        """Write a clip as an MP4; arguments, errors and result as of `film_clip`.
+
+        Args:
+            state_row: the state before the clip's first step.
+            actions: (L, *action), in the environment's units.
+            path: of the MP4.
+            pause: seconds that the last picture stands.
+
+        Raises:
+            InputError: as of `film_clip`.
+        """
         if pause < 0:
             raise InputError(f"pause is {pause}: choose 0 seconds or more")
         with windowless():
@@ -60,7 +70,12 @@ class ClipFilmer:
         return path
 
     def frames(self, state_row: Mapping[str, Any], actions: np.ndarray) -> np.ndarray:
-        """The clip in colour, (L, H, W, 3) uint8; as `clip_frames`."""
+        """The clip in colour, (L, H, W, 3) uint8; as `clip_frames`.
+
+        Args:
+            state_row: the state before the clip's first step.
+            actions: (L, *action), in the environment's units.
+        """
         with windowless():
             return np.stack(self._frames(state_row, actions))
 

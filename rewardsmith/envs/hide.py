@@ -27,6 +27,9 @@ _PATTERN = re.compile(r"(\d+):(\d+),(\d+):(\d+)")
 def hidden_boxes(env_id: str) -> tuple[Box, ...]:
     """Where a game of the Arcade Learning Environment draws score, lives and other counters.
 
+    Args:
+        env_id: registered name of the game, such as "ALE/Pong-v5".
+
     Raises:
         InputError: nobody has looked at this game yet.
     """
@@ -42,6 +45,9 @@ def hidden_boxes(env_id: str) -> tuple[Box, ...]:
 
 def parse_boxes(text: str) -> tuple[Box, ...]:
     """Boxes from ``"top:bottom,left:right;..."``, as in ``"0:21,0:160;190:210,0:160"``.
+
+    Args:
+        text: rows and columns of each box, in pixels of a frame.
 
     Raises:
         InputError: the text is no such list, or a box is empty.

@@ -56,7 +56,12 @@ class LearnedRewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstruc
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """A new episode."""
+        """A new episode.
+
+        Args:
+            seed: as Gymnasium has it: None goes on with the randomness there is.
+            options: handed on.
+        """
         observation, info = self.env.reset(seed=seed, options=options)
         self._observation, self._ended = np.array(observation), False
         return observation, info
@@ -111,7 +116,12 @@ class LearnedRewardVectorWrapper(gymnasium.vector.VectorWrapper):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """New episodes, in all copies or those of `options["reset_mask"]`."""
+        """New episodes, in all copies or those of `options["reset_mask"]`.
+
+        Args:
+            seed: as Gymnasium has it: None goes on with the randomness there is.
+            options: handed on.
+        """
         # The environment takes it out of the options.
         mask = None if options is None else options.get("reset_mask")
         # Its vectors take a list of seeds too, whatever the base class says.
@@ -121,7 +131,7 @@ class LearnedRewardVectorWrapper(gymnasium.vector.VectorWrapper):
         return observations, info
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One step of all copies, paid by the learned reward."""
+        """One step of all copies, paid (N,) by the learned reward."""
         if self._observations is None:
             raise _not_started(self)
         restart = self._ended & (self._mode == AutoresetMode.NEXT_STEP)

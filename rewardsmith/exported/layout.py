@@ -74,6 +74,10 @@ class Spaces:
     def to_networks(self, actions: np.ndarray, count: int) -> np.ndarray:
         """Actions of an environment as networks take them: in [−1, 1], those beyond the bounds cut; indices.
 
+        Args:
+            actions: (count, *action), in the environment's units.
+            count: how many there must be.
+
         Raises:
             InputError: another shape or dtype, a number that is not finite, or an index out of range.
         """
@@ -95,14 +99,22 @@ class Spaces:
         return np.clip(unit, -1.0, 1.0)
 
     def from_networks(self, actions: np.ndarray) -> np.ndarray:
-        """Actions of a policy in the environment's units."""
+        """Actions of a policy in the environment's units, of the same shape."""
         if self.low is None or self.high is None:
             return actions.astype(np.int64)
         centre, half = (self.high + self.low) / 2, (self.high - self.low) / 2
         return np.clip(centre + half * actions, self.low, self.high)
 
     def check(self, observation_space: Any, action_space: Any) -> None:
-        """Raise InputError unless these Gymnasium spaces are those it was learned on."""
+        """Raise InputError unless these Gymnasium spaces are those it was learned on.
+
+        Args:
+            observation_space: of a Gymnasium environment.
+            action_space: of the same environment.
+
+        Raises:
+            InputError: they are others.
+        """
         if observation_space.shape != self.shape:
             raise InputError(
                 f"observations have shape {observation_space.shape}, those of {self.env_id} {self.shape}: "
@@ -161,6 +173,10 @@ class Spaces:
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write ``config.json`` with its format and a checksum over all else.
 
+    Args:
+        folder: must be there.
+        config: plain values, as JSON has them.
+
     Raises:
         InputError: numbers that are not finite.
     """
@@ -175,6 +191,9 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read it back.
+
+    Args:
+        folder: that `write_config` wrote to.
 
     Raises:
         InputError: no such folder, a damaged file, or one of another format.

@@ -24,6 +24,9 @@ _BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, Index
 def describe_reward(x: LearnedReward) -> dict[str, Any]:
     """What `build_reward` needs to know, of plain values.
 
+    Args:
+        x: a reward of any kind that can be exported.
+
     Raises:
         InputError: a reward of a kind that cannot be exported.
     """
@@ -44,7 +47,11 @@ def describe_reward(x: LearnedReward) -> dict[str, Any]:
 
 
 def describe_policy(policy: Policy) -> dict[str, Any]:
-    """What `build_policy` needs to know, of plain values."""
+    """What `build_policy` needs to know, of plain values.
+
+    Args:
+        policy: of either kind.
+    """
     return {
         "kind": _kind_of(policy, _POLICIES),
         "hidden": [bias.shape[-1] for bias in policy.trunk.biases[:-1]],
@@ -90,7 +97,17 @@ def build_policy(config: Mapping[str, Any], spaces: Spaces) -> Policy:
 
 
 def save_module(folder: Path, file: str, module: Any, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a module's arrays to ``folder/file``; its entry of ``config.json``."""
+    """Write a module's arrays to ``folder/file``; its entry of ``config.json``.
+
+    Args:
+        folder: must be there.
+        file: name in it.
+        module: whose arrays are written.
+        described: what `describe_reward` or `describe_policy` said of it.
+
+    Raises:
+        InputError: a number that is not finite.
+    """
     path = folder / file
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(module)):
         raise InputError(f"a number of {path.stem} is not finite: export a run that has not diverged")

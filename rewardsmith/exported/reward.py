@@ -49,7 +49,15 @@ class ExportedReward:
         return in_blocks(self._program, (seen, taken), most_at_once(self.spaces))
 
     def check_spaces(self, observation_space: Any, action_space: Any) -> None:
-        """Raise InputError unless these Gymnasium spaces are those it was learned on."""
+        """Raise InputError unless these Gymnasium spaces are those it was learned on.
+
+        Args:
+            observation_space: of a Gymnasium environment.
+            action_space: of the same environment.
+
+        Raises:
+            InputError: they are others.
+        """
         self.spaces.check(observation_space, action_space)
 
     @cached_property

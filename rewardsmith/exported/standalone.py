@@ -130,7 +130,9 @@ def _member(tensors: dict[str, np.ndarray], m: int) -> dict[str, np.ndarray]:
     return {name[len(within) :]: t[m] for name, t in tensors.items() if name.startswith(within)}
 
 
-def _said(own: dict[str, np.ndarray], entry: dict[str, Any], seen: np.ndarray, taken: np.ndarray):
+def _said(
+    own: dict[str, np.ndarray], entry: dict[str, Any], seen: np.ndarray, taken: np.ndarray
+) -> np.ndarray:
     """What one member says of each step: (n,), or (n, width)."""
     vector, width = _encoded(own, entry, seen), entry["width"]
     if ".kept" in own:

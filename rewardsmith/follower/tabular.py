@@ -76,7 +76,7 @@ def solve_follower(
     Args:
         world: S states, A actions.
         reward_table: r, (S, A).
-        temperature: τ > 0, in units of reward; small is near greedy, large near uniform.
+        temperature: τ > 0, a number, in units of reward; small is near greedy, large near uniform.
         regulariser: Ω; None: negative entropy, `Shannon()`.
         initial_values: V to start from, (S,), for instance of a reward close by; None: zeros.
         tolerance: stop when max|TV − V| <= tolerance·τ, which bounds the error of log π by about

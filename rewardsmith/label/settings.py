@@ -54,7 +54,11 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
     def accepts(self, host: str) -> bool:
-        """Whether a request may carry this Host header."""
+        """Whether a request may carry this Host header.
+
+        Args:
+            host: the header as it came, with or without a port.
+        """
         match = _HOST.fullmatch(host)
         if match is None:
             return False

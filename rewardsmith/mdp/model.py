@@ -28,7 +28,7 @@ class MDP(eqx.Module):
         transition: P, (S, A, S); rows sum to 1, those of terminal states to 0. Or a `SparseTransition` or
             `SharedTransition`, for worlds too large for that table.
         initial: ρ, (S,), the distribution of the first state.
-        discount: γ per step, 0 <= γ < 1.
+        discount: γ per step, a number, 0 <= γ < 1.
         terminal: (S,) bool; None takes the states whose rows are all zero.
         contexts: C, worlds of S/C states each that lie one behind another and never meet, as one for each
             of several followers; their linear systems are then solved apart, which is faster.

@@ -14,7 +14,11 @@ DIRECT_LIMIT, SPARSE_DIRECT_LIMIT = 1000, 300
 
 
 def solves_directly(world: MDP) -> bool:
-    """Whether linear systems of this world are factorised: up to 1,000 states, 300 if sparse."""
+    """Whether linear systems of this world are factorised: up to 1,000 states, 300 if sparse.
+
+    Args:
+        world: of S states; several contexts are counted one by one.
+    """
     sparse = isinstance(world.transition, SparseTransition)
     return world.num_states <= (SPARSE_DIRECT_LIMIT if sparse else DIRECT_LIMIT)
 

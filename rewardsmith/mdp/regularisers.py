@@ -24,29 +24,54 @@ Temperature = Float[Array, ""] | float
 
 
 class Regulariser(eqx.Module):
-    """Ω, by its maximal value and maximising policy. Abstract; one row a state, rows apart."""
+    """Ω, by its maximal value and maximising policy. Abstract; one row a state, rows apart.
+
+    Source: Geist, Scherrer and Pietquin, "A theory of regularized Markov decision processes", ICML 2019.
+    """
 
     @abc.abstractmethod
     def value(self, q_values: Float[Array, "*S A"], temperature: Temperature) -> Float[Array, "*S"]:
-        """V; tends to max_a Q as τ → 0, without overflow on the way."""
+        """V; tends to max_a Q as τ → 0, without overflow on the way.
+
+        Args:
+            q_values: Q, (*S, A), in units of reward.
+            temperature: τ > 0, in units of reward.
+        """
 
     @abc.abstractmethod
     def policy(self, q_values: Float[Array, "*S A"], temperature: Temperature) -> Float[Array, "*S A"]:
-        """π; rows sum to 1, greedy (ties shared) as τ → 0."""
+        """π; rows sum to 1, greedy (ties shared) as τ → 0.
+
+        Args:
+            q_values: Q, (*S, A), in units of reward.
+            temperature: τ > 0, in units of reward.
+        """
 
     @abc.abstractmethod
     def penalty(self, policy: Float[Array, "*S A"]) -> Float[Array, "*S"]:
-        """Ω of each row."""
+        """Ω of each row.
+
+        Args:
+            policy: π, (*S, A), rows sum to 1.
+        """
 
     @abc.abstractmethod
     def sensitivity(
         self, policy: Float[Array, "*S A"], cotangent: Float[Array, "*S A"]
     ) -> Float[Array, "*S A"]:
-        """τ (∂π/∂Q)ᵀ g, row by row, told from π alone; symmetric, so it serves dQ as well."""
+        """τ (∂π/∂Q)ᵀ g, row by row, told from π alone; symmetric, so it serves dQ as well.
+
+        Args:
+            policy: π, (*S, A), rows sum to 1.
+            cotangent: g, (*S, A).
+        """
 
 
 class Shannon(Regulariser):
-    """Negative entropy, Ω(π) = Σ_a π log π: V = τ log Σ_a exp(Q/τ), π = exp((Q − V)/τ)."""
+    """Negative entropy, Ω(π) = Σ_a π log π: V = τ log Σ_a exp(Q/τ), π = exp((Q − V)/τ).
+
+    Source: Geist, Scherrer and Pietquin, "A theory of regularized Markov decision processes", ICML 2019.
+    """
 
     def value(self, q_values: Float[Array, "*S A"], temperature: Temperature) -> Float[Array, "*S"]:
         """See `Regulariser.value`."""
@@ -77,6 +102,8 @@ class KullbackLeibler(Regulariser):
 
     V = τ log Σ_a μ exp(Q/τ). What language models are tuned with. Actions with μ = 0 are forbidden, so it
     masks actions too.
+
+    Source: Geist, Scherrer and Pietquin, "A theory of regularized Markov decision processes", ICML 2019.
 
     Args:
         reference: μ, (S, A); rows sum to 1.

@@ -86,7 +86,7 @@ def roll_out_from(
         key: all randomness.
         state: s, ().
         action: a, ().
-        horizon: T.
+        horizon: T, actions.
     """
     uniforms = jax.random.uniform(key, (horizon, 2), policy.dtype)
     return Trajectories(*_walk(world, policy, state, uniforms, action))

@@ -41,17 +41,31 @@ class Transition(eqx.Module):
 
     @abc.abstractmethod
     def expect(self, values: Float[Array, " S"]) -> Float[Array, "S A"]:
-        """Σ_t P[s,a,t] v(t)."""
+        """Σ_t P[s,a,t] v(t).
+
+        Args:
+            values: v, (S,).
+        """
 
     @abc.abstractmethod
     def under(self, policy: Float[Array, "S A"]) -> Float[Array, "S S"]:
-        """P^π[s,t] = Σ_a π(a|s) P[s,a,t], as a table."""
+        """P^π[s,t] = Σ_a π(a|s) P[s,a,t], as a table.
+
+        Args:
+            policy: π, (S, A), rows sum to 1.
+        """
 
     @abc.abstractmethod
     def probability(
         self, states: Int[Array, "*n"], actions: Int[Array, "*n"], successors: Int[Array, "*n"]
     ) -> Float[Array, "*n"]:
-        """P[s, a, t], entry by entry."""
+        """P[s, a, t], entry by entry.
+
+        Args:
+            states: s, n indices.
+            actions: a, n indices.
+            successors: t, n indices.
+        """
 
 
 class SparseTransition(Transition):
@@ -131,6 +145,10 @@ class SparseTransition(Transition):
     @classmethod
     def from_scipy(cls, matrix: Any, num_actions: int) -> "SparseTransition":
         """From a scipy sparse matrix or array of shape (S·A, S), row s·A + a.
+
+        Args:
+            matrix: (S·A, S), of probabilities.
+            num_actions: A.
 
         Raises:
             InputError: the shape is not (S·A, S).

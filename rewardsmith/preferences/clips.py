@@ -100,7 +100,15 @@ class Trajectories:
         true_reward: TrueReward,
         extras: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Record one step of every environment; `ended` (N,) is true where the episode ended with it."""
+        """Record one step of every environment; `ended` (N,) is true where the episode ended with it.
+
+        Args:
+            observation: (N, *obs), on which the action was taken.
+            action: (N, *act).
+            ended: (N,) bool.
+            true_reward: (N,), sealed.
+            extras: further arrays (N, ...) by name.
+        """
         slot = self._steps % self._ring
         for name, array in self._extras.items():
             array[slot] = (extras or {})[name]
@@ -120,6 +128,8 @@ class Trajectories:
         """`count` clips of `horizon` steps, uniform over the places where one fits into an episode.
 
         Args:
+            count: clips drawn.
+            horizon: H, steps of each.
             further: T, steps wanted behind each clip; where the episode or the record stops earlier they
                 are marked invalid.
             newest: look at no more than so many of the last steps of each environment; None: at all.
@@ -164,7 +174,12 @@ class Trajectories:
         )
 
     def draw_steps(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Observations and actions (count, ...) of steps drawn, with replacement, from all on record."""
+        """Observations and actions (count, ...) of steps drawn, with replacement, from all on record.
+
+        Args:
+            count: steps drawn.
+            rng: of the draw.
+        """
         held = min(self._steps, self.capacity)
         rows = rng.integers(held, size=count)
         envs = rng.integers(self._observations.shape[1], size=count)
@@ -208,7 +223,12 @@ class Trajectories:
         }
 
     def set_state(self, state: dict[str, np.ndarray], true_reward: TrueReward) -> None:
-        """Put back what `get_state` and `true_reward` gave, of a record of the same shapes."""
+        """Put back what `get_state` and `true_reward` gave, of a record of the same shapes.
+
+        Args:
+            state: arrays by name, of the shapes that `get_state` gave.
+            true_reward: sealed, of the same steps.
+        """
         self._observations[:] = state["observations"]
         self._actions[:] = state["actions"]
         self._ended[:] = state["ended"]

@@ -21,7 +21,7 @@ class ComparisonQueue:
         further: T, steps kept behind each clip for the estimators.
         observation_shape, action_shape: shapes of one.
         observation_dtype, action_dtype: what to store them as.
-        extras: what else of `Clips.extras` to keep, by name: an array like one clip's.
+        extras: what else of `Clips.extras` to keep, by name: an array of the shape that one clip has.
         image: what one observation is, where it is one: then frames are stored, as in `Clips`.
     """
 
@@ -99,7 +99,11 @@ class ComparisonQueue:
         self.total += len(kept)
 
     def remove(self, records: Collection[int]) -> int:
-        """Forget the pairs whose answers were taken back; how many were here. The others keep their order."""
+        """Forget the pairs whose answers were taken back; how many were here. The others keep their order.
+
+        Args:
+            records: numbers of the answers in the log.
+        """
         order = self._order()
         kept = order[~np.isin(self._arrays["record"][order], list(records))]
         removed = len(order) - len(kept)
@@ -130,6 +134,9 @@ class ComparisonQueue:
         Clips are flat float32 lists in C order, (H, *obs) and (H, *act). Observations that are images are
         bytes instead, zstd-compressed: frames (stack − 1 + H, height, width, channels) uint8 in C order, read
         back by ``np.frombuffer(row, np.uint8).reshape(...)`` and turned into observations by ``stacked``.
+
+        Args:
+            path: of the file.
         """
         # Here: polars starts threads when it is loaded, and `keep_freed_memory` must come before them.
         from .parquet import write_comparisons

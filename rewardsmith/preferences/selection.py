@@ -160,6 +160,9 @@ SELECTIONS: dict[str, Selection] = {
 def make_selection(name: str) -> Rule:
     """The rule of that name.
 
+    Args:
+        name: one of `SELECTIONS`.
+
     Raises:
         InputError: there is none.
     """

@@ -60,6 +60,9 @@ class SyntheticTeacher(Teacher):
         equal: ε_equal >= 0; 0: never.
         margin_per_step: m / H, the mean true reward of recent steps, which `calibrated` measures. None: the
             mean over the clips of the call, which is rough when they are few.
+
+    Raises:
+        InputError: a fault outside its range.
     """
 
     beta: float = math.inf
@@ -158,6 +161,10 @@ TEACHERS: dict[str, NamedTeacher] = {
 def make_teacher(name: str, **overrides: Any) -> SyntheticTeacher:
     """The teacher of that name, with other fields of `SyntheticTeacher` where `overrides` names them.
 
+    Args:
+        name: one of `TEACHERS`.
+        overrides: fields of `SyntheticTeacher`, by name.
+
     Raises:
         InputError: no such teacher or field, or a value it cannot have.
     """
@@ -179,6 +186,9 @@ def BradleyTerryTeacher(temperature: float = 1.0) -> SyntheticTeacher:
 
     Args:
         temperature: in units of true reward, 1/β; the larger, the more answers are wrong.
+
+    Raises:
+        InputError: a temperature that is not positive.
     """
     if not 0.0 < temperature < math.inf:
         raise InputError(f"teacher temperature is {temperature}; give a positive number")

@@ -78,8 +78,8 @@ def preference_from(
         features: B, (S, A, n); the reward is B x.
         true_reward: r*, (S, A), which the labels follow.
         horizon: H, steps of a clip.
-        discount: γ.
-        temperature: τ of the follower.
+        discount: γ per step, a number.
+        temperature: τ of the follower, a number, in units of reward.
         scale: deviation of the entries of x that `start` draws.
 
     Raises:

@@ -37,7 +37,7 @@ def build(
         states: S.
         actions: A.
         features: length of x.
-        discount: γ.
+        discount: γ per step, a number.
         temperature: τ.
         seed: of P, c and M.
     """
@@ -62,8 +62,8 @@ def random_mdp_from(
         transition: P, (S, A, S).
         coefficients: c, (S, A); the reward is c (xᵀ M x).
         matrix: M, (n, n).
-        discount: γ.
-        temperature: τ of the follower.
+        discount: γ per step, a number.
+        temperature: τ of the follower, a number, in units of reward.
 
     Raises:
         InputError: shapes disagree.

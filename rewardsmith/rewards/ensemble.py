@@ -32,6 +32,7 @@ class RewardEnsemble(LearnedReward):
         layers: convolutions, for pictures.
         norm: behind each convolution: "none", "group", or "batch", whose moments `normalise` measures.
         visible: (height, width), false where a picture is hidden from the reward; None: nowhere.
+        key: of the first weights.
     """
 
     networks: RewardNetwork

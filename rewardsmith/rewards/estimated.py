@@ -25,7 +25,13 @@ Successor = Callable[[Batch, Batch, np.random.Generator], Batch]
 
 
 class Transitions(NamedTuple):
-    """N transitions (o, a, o′) of a coverage distribution, arrays with leading axis N."""
+    """N transitions (o, a, o′) of a coverage distribution, arrays with leading axis N.
+
+    Attributes:
+        observation: o, (N, ...).
+        action: a, (N, ...).
+        next_observation: o′, (N, ...).
+    """
 
     observation: Batch
     action: Batch

@@ -56,7 +56,12 @@ class GroupEnsemble(LearnedReward):
         return jnp.vdot(weights / jnp.sum(weights), rewards)
 
     def of_groups(self, observation: Shaped[Array, "*o"], action: Shaped[Array, "*a"]) -> Float[Array, " k"]:
-        """Each group's reward of one step, the mean over members, neither normalised nor cut."""
+        """Each group's reward of one step, the mean over members, neither normalised nor cut.
+
+        Args:
+            observation: of one step.
+            action: of the same step.
+        """
         return jnp.mean(self.members(observation, action), axis=0)
 
     def normalise(

@@ -66,7 +66,11 @@ def make_networks(
     width: int | None = None,
     key: PRNGKeyArray,
 ) -> RewardNetwork:
-    """`num_members` networks stacked. `width`: numbers each says of a step; None: one, its reward.
+    """`num_members` networks stacked.
+
+    Args:
+        width: numbers that each says of a step; None: one, its reward.
+        key: of the first weights.
 
     The other arguments are those of `RewardEnsemble`.
     """
@@ -97,7 +101,12 @@ class LearnedReward(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, observation: Shaped[Array, "*o"], action: Shaped[Array, "*a"]) -> Float[Array, ""]:
-        """The reward the follower maximises, one step."""
+        """The reward the follower maximises, one step.
+
+        Args:
+            observation: of one step.
+            action: of the same step.
+        """
 
     @abc.abstractmethod
     def normalise(
@@ -106,10 +115,21 @@ class LearnedReward(eqx.Module):
         action: Shaped[Array, "n *a"],
         least_deviation: float = 1e-3,
     ) -> "LearnedReward":
-        """The same weights, with what is measured on the n given steps: constants until the next call."""
+        """The same weights, with what is measured on the n given steps: constants until the next call.
+
+        Args:
+            observation: of n steps.
+            action: of the same steps.
+            least_deviation: σ is at least this, in units of what the networks say.
+        """
 
     def members(self, observation: Shaped[Array, "*o"], action: Shaped[Array, "*a"]) -> Float[Array, "m *w"]:
-        """What each member itself says of one step, neither normalised nor cut."""
+        """What each member itself says of one step, neither normalised nor cut.
+
+        Args:
+            observation: of one step.
+            action: of the same step.
+        """
         seen = self._seen(observation)
         return eqx.filter_vmap(lambda network: network(seen, action))(self.networks)
 
@@ -119,7 +139,11 @@ class LearnedReward(eqx.Module):
         return eqx.filter_vmap(lambda network: network.encoded(seen))(self.networks)
 
     def measured(self, observation: Shaped[Array, "n *o"]) -> "LearnedReward":
-        """The same with the moments of "batch" norms as these observations have them."""
+        """The same with the moments of "batch" norms as these observations have them.
+
+        Args:
+            observation: of n steps.
+        """
         seen = self._seen(observation)
         networks = eqx.filter_vmap(lambda network: network.measured(seen))(self.networks)
         return eqx.tree_at(lambda r: r.networks, self, networks)
@@ -129,6 +153,9 @@ class LearnedReward(eqx.Module):
 
         One draw for all that is computed with it, so that it is a function of one step as well.
         Source: Srivastava et al., JMLR 15, 2014.
+
+        Args:
+            key: of what is left out.
         """
         assert self.networks.kept is not None
         kept = 2 * jax.random.bernoulli(key, 0.5, self.networks.kept.shape).astype(jnp.uint8)

@@ -234,7 +234,9 @@ class Experiment:
         """Store one step of all environments, then update each policy for its reward of now."""
         replay = add(replay, transitions)
 
-        def update(which: int, follower: SACState, reward: RewardFn, key: PRNGKeyArray):
+        def update(
+            which: int, follower: SACState, reward: RewardFn, key: PRNGKeyArray
+        ) -> tuple[SACState, SACStats]:
             del which
             return self.sac.update(follower, replay, reward, self.config.updates_per_iteration, key)
 
@@ -250,7 +252,9 @@ class Experiment:
     ) -> tuple[tuple[SACState, ...], SACStats]:
         """Update each policy on its batches, (policies, updates, batch size) transitions, for its reward."""
 
-        def update(which: int, follower: SACState, reward: RewardFn, key: PRNGKeyArray):
+        def update(
+            which: int, follower: SACState, reward: RewardFn, key: PRNGKeyArray
+        ) -> tuple[SACState, SACStats]:
             own = jax.tree.map(lambda leaf: leaf[which], batches)
             return self.sac.update_on_batches(follower, own, reward, key)
 

@@ -128,7 +128,9 @@ class FusedLoop:
     ) -> tuple[tuple[SACState, ...], Replay, Worlds, Steps | None, SACStats | None]:
         experiment, num_envs = self._experiment, self._experiment.config.num_envs
 
-        def one(index: Any, followers: tuple[SACState, ...], replay: Replay, worlds: Worlds):
+        def one(
+            index: Any, followers: tuple[SACState, ...], replay: Replay, worlds: Worlds
+        ) -> tuple[tuple[SACState, ...], Replay, Worlds, Steps | None, SACStats | None]:
             now = step + index * num_envs
             if drawn is not None:
                 action, log_prob = (array[index] for array in drawn)
@@ -148,7 +150,7 @@ class FusedLoop:
                 followers, replay, stats = experiment.update(followers, replay, leader, transitions, key)
             return followers, replay, onward, steps, stats
 
-        def body(index: Any, carried: tuple[Any, ...]):
+        def body(index: Any, carried: tuple[Any, ...]) -> tuple[Any, ...]:
             kept = carried[3]
             *moved, steps, stats = one(index, *carried[:3])
             return *moved, jax.tree.map(lambda all, new: all.at[index].set(new), kept, steps), stats

@@ -178,7 +178,7 @@ def explain(
     model = loss.model
     assert isinstance(model, Mixture)
 
-    def one(observations: Array, actions: Array, label: Array):
+    def one(observations: Array, actions: Array, label: Array) -> tuple[Array, Array]:
         first, second = loss.predictions(x, partial(problem.reward_at, x), observations, actions)
         totals = jnp.mean(first.total + second.total, axis=0)
         return model.log_likelihoods(first, second, label), totals / (2 * first.steps)

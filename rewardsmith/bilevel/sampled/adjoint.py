@@ -54,6 +54,9 @@ class FittedAdjoint(Estimator):
         ridge: added to the diagonal of the system, the features being of unit deviation.
         num_actions: fresh actions for each expectation under π.
         equation: which of the two.
+
+    Raises:
+        InputError: no visits or actions, a ridge that is not positive, or another `equation`.
     """
 
     features: Features = eqx.field(default=RandomFeatures(), static=True)

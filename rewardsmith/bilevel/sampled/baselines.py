@@ -24,7 +24,12 @@ class Baseline(eqx.Module):
     def fit(
         self, observations: Shaped[Array, "B I H ..."], losses: Float[Array, "B I H"]
     ) -> Float[Array, "B I H"]:
-        """b_h(s_h) for clip i of each tuple, from the other tuples' losses to go from step h."""
+        """b_h(s_h) for clip i of each tuple, from the other tuples' losses to go from step h.
+
+        Args:
+            observations: s_h of every clip.
+            losses: (B, I, H), what of l is still to come.
+        """
 
 
 class ConstantBaseline(Baseline):
@@ -53,6 +58,9 @@ class LinearBaseline(Baseline):
             clips and l is about the same at every step.
         discount: γ_L with `shared`, for a loss that is a discounted sum of what comes, such as `ReturnLoss`:
             l_h / γ_L^h is fitted, each step weighing γ_L^h, so that one value of a state serves all steps.
+
+    Raises:
+        InputError: a discount outside (0, 1], or 1 with `shared`; a ridge that is not positive; a batch of 1.
     """
 
     features: Callable[[Array], Float[Array, " f"]] = eqx.field(default=state_vector, static=True)

@@ -62,6 +62,9 @@ class SampledBCHG(Leader):
         num_actions: fresh actions a' for the mean of Q_L.
         features: what the critic sees of one observation and action; both, flat, unless given.
         weight, bound: of the second term, as in `SoBiRL`.
+
+    Raises:
+        InputError: a size or rate below what it can be.
     """
 
     optimiser: optax.GradientTransformation = eqx.field(static=True)
@@ -118,7 +121,15 @@ class SampledBCHG(Leader):
     def advantages(
         self, network: MLP, clips: LabelledClips, horizon: int, policy: Policy, key: PRNGKeyArray
     ) -> Float[Array, "B I H"]:
-        """A_L at the H steps of every clip, constants."""
+        """A_L at the H steps of every clip, constants.
+
+        Args:
+            network: the leader's critic.
+            clips: B tuples.
+            horizon: H, steps of a clip that are compared.
+            policy: π.
+            key: of fresh actions.
+        """
 
         def at_step(
             observations: Shaped[Array, "B I ..."],

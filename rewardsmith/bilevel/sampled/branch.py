@@ -29,6 +29,9 @@ class Branch(Estimator):
         num_branches: M, steps of each clip that are branched, drawn evenly with replacement.
         length: T, steps of each roll-out with the first; 1/(1 − γ) steps carry 63 % of the sum.
         values: subtract roll-out 1, a sample of ∇V.
+
+    Raises:
+        InputError: no branches, or roll-outs without a step.
     """
 
     num_branches: int = eqx.field(default=1, static=True)

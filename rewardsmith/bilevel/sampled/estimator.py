@@ -68,7 +68,7 @@ def action_features(observation: Any, action: Any) -> Float[Array, " f"]:
 def suffix_coefficients(weights: Float[Array, " H"], length: int, discount: Discount) -> Float[Array, " L"]:
     """c_k = Σ_{h < min(k, H)} γ^{k−h} w_h for k = 0 … `length` − 1, by c_{k+1} = γ (c_k + w_k)."""
 
-    def step(carry: Float[Array, ""], weight: Float[Array, ""]):
+    def step(carry: Float[Array, ""], weight: Float[Array, ""]) -> tuple[Array, Array]:
         return discount * (carry + weight), carry
 
     padded = jnp.concatenate([weights, jnp.zeros(length - weights.shape[0], weights.dtype)])

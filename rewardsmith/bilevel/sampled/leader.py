@@ -140,7 +140,7 @@ def lead(
     held = jnp.minimum(total, capacity)
     newest = jnp.clip(recent, 1, held)
 
-    def body(state: LeaderState, step_key: PRNGKeyArray):
+    def body(state: LeaderState, step_key: PRNGKeyArray) -> tuple[LeaderState, LeaderStats]:
         all_key, recent_key, visits_key, method_key = jax.random.split(step_key, 4)
         slots = jax.random.randint(all_key, (batch_size,), 0, held)
         ages = _distinct(recent_key, recent_batch_size, newest, capacity)

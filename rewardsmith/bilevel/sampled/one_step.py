@@ -15,8 +15,13 @@ class OneStep(Estimator):
     The bias is that of γ = 0; it is what published deep implementations of SoBiRL compute. No bias where an
     action has no consequences.
 
+    Source: Yang, Gao and Yuan, AISTATS 2025, arXiv 2405.19697.
+
     Args:
         num_actions: fresh actions a' for the expectation.
+
+    Raises:
+        InputError: no actions.
     """
 
     num_actions: int = eqx.field(default=4, static=True)

@@ -57,6 +57,9 @@ class SampledPARL(Leader):
         cg_steps: of conjugate gradients, at most.
         curvature_batch: states in which F is sampled.
         weight, bound: of the second term, as in `SoBiRL`.
+
+    Raises:
+        InputError: a number of steps or a damping below what it can be, or a batch of 1.
     """
 
     optimiser: optax.GradientTransformation = eqx.field(static=True)

@@ -76,6 +76,9 @@ class SampledPBRL(Leader):
             only, and y's reward is also taken at actions of the replay far outside.
         visited: steps of each policy for its occupancy, a leader step.
         weight, bound: of the penalty's gradient, as of the second term in `SoBiRL`. y answers to λ as it is.
+
+    Raises:
+        InputError: a penalty, ridge, rate, clip or number out of range.
     """
 
     optimiser: optax.GradientTransformation = eqx.field(static=True)

@@ -62,6 +62,9 @@ class StocSoBiRL(Leader):
         momentum: ρ, 0 < ρ <= 1, or an optax schedule k -> ρ_k; 1 is SoBiRL.
         weight, bound: of the second term of each g, before the recursion, as in `SoBiRL`.
         importance: weigh the clips, for both x.
+
+    Raises:
+        InputError: a momentum outside (0, 1], or a weight or bound that is negative.
     """
 
     optimiser: optax.GradientTransformation = eqx.field(static=True)

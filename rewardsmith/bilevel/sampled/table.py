@@ -53,6 +53,7 @@ def on_clips(problem: BilevelProblem[MDP], horizon: int | None = None) -> Bileve
     in a world that `close_ends` has given one more state if it ends.
 
     Args:
+        problem: on an `MDP`.
         horizon: None: the steps after which γ_L^H is 1e-3.
 
     Raises:

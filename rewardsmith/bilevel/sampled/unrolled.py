@@ -54,6 +54,9 @@ class SampledUnrolled(Leader):
         tuples: on which the K steps are taken; at most half of the batch is.
         curvature_batch: states in which tr C is sampled.
         weight, bound: of the second term, as in `SoBiRL`.
+
+    Raises:
+        InputError: a number of steps, tuples or a step size below what it can be, or a batch of fewer than 4.
     """
 
     optimiser: optax.GradientTransformation = eqx.field(static=True)
@@ -163,7 +166,7 @@ def _advantages(
     rewards = over_tuples(jax.vmap(jax.vmap(reward)), clips.observations, clips.actions)
     soft = jnp.where(clips.valid, rewards - follower.temperature * log_probs(follower.policy, clips), 0.0)
 
-    def add(later: Float[Array, "B I"], now: Float[Array, "B I"]):
+    def add(later: Float[Array, "B I"], now: Float[Array, "B I"]) -> tuple[Array, Array]:
         returns = now + problem.world.discount * later
         return returns, returns
 

@@ -57,6 +57,11 @@ class WorldsStep(NamedTuple):
 def begin(env: NativeEnv, seed: int, num_envs: int) -> Worlds:
     """`num_envs` new episodes; the randomness of copy i depends on (seed, i) only.
 
+    Args:
+        env: a world written in JAX.
+        seed: at least 0.
+        num_envs: N.
+
     Raises:
         InputError: no copies, or a negative seed.
     """
@@ -74,6 +79,8 @@ def advance(env: NativeEnv, worlds: Worlds, action: Shaped[Array, "n ..."]) -> t
     Starts are computed only in a step in which some episode ended; under `vmap` in every step.
 
     Args:
+        env: whose copies they are.
+        worlds: N of them.
         action: (N, *action_shape) in the environment's own units.
     """
     dtype = jnp.int32 if env.spec.num_actions is not None else jnp.float32
@@ -102,6 +109,9 @@ def rows(worlds: Worlds) -> dict[str, Array]:
 
     ``"rng"`` (N, 2), uint32, is all the randomness; ``"elapsed"`` and ``"observation"``; and ``"state"``
     with the path of each leaf, such as ``"state.theta"``.
+
+    Args:
+        worlds: N of them.
     """
     named = {name: leaf for name, leaf in _named(worlds.state)}
     return named | {

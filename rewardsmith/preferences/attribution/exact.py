@@ -35,7 +35,11 @@ class ExactCurvature(eqx.Module):
         return jnp.sum(self.eigenvalues) / self.rows.shape[1]
 
     def damped(self, damping: float | Float[Array, ""]) -> "ExactCurvature":
-        """The same with another λ > 0."""
+        """The same with another λ > 0.
+
+        Args:
+            damping: λ > 0.
+        """
         return eqx.tree_at(lambda k: k.damping, self, checked_damping(damping, self.damping))
 
     def __call__(self, vector: PyTree) -> Solved:

@@ -28,11 +28,21 @@ class ScoredNetwork(eqx.Module):
     weights: Callable[[Float[Array, " k"], Any], Float[Array, " k"]] = eqx.field(static=True)
 
     def scores_of(self, network: MLP, example: Any) -> Float[Array, " k"]:
-        """D of one example."""
+        """D of one example.
+
+        Args:
+            network: with the parameters to judge.
+            example: one comparison.
+        """
         return self.scores(jax.vmap(network)(self.inputs(example)), example)
 
     def loss_of(self, network: MLP, example: Any) -> Float[Array, ""]:
-        """l of one example: what `influence` takes."""
+        """l of one example: what `influence` takes.
+
+        Args:
+            network: with the parameters to judge.
+            example: one comparison.
+        """
         return self.loss(self.scores_of(network, example), example)
 
 
@@ -57,11 +67,19 @@ class KroneckerCurvature(eqx.Module):
         return sum(map(jnp.sum, self.eigenvalues), jnp.zeros(())) / sum(v.size for v in self.eigenvalues)
 
     def damped(self, damping: float | Float[Array, ""]) -> "KroneckerCurvature":
-        """The same with another λ > 0."""
+        """The same with another λ > 0.
+
+        Args:
+            damping: λ > 0.
+        """
         return eqx.tree_at(lambda k: k.damping, self, checked_damping(damping, self.damping))
 
     def inverse(self, vector: PyTree) -> PyTree:
-        """(G + λI)⁻¹ v, for v like the network's floating-point arrays."""
+        """(G + λI)⁻¹ v, for v like the network's floating-point arrays.
+
+        Args:
+            vector: v.
+        """
         weights, biases = [], []
         layers = zip(vector.weights, vector.biases, self.left, self.right, self.eigenvalues, strict=True)
         for weight, bias, left, right, eigenvalues in layers:

@@ -137,6 +137,10 @@ def data_shapley(
 def exact_shapley(utility: Utility, count: int) -> np.ndarray:
     """(n,) φ_i = Σ_S |S|! (n − |S| − 1)! / n! (v(S ∪ {i}) − v(S)), over all 2ⁿ subsets.
 
+    Args:
+        utility: v, of a subset of the examples.
+        count: n, at most 14.
+
     Raises:
         InputError: more than 14 examples, or none.
     """

@@ -64,36 +64,69 @@ class PreferenceModel(eqx.Module):
     def probability(
         self, first: Prediction, second: Prediction, groups: Float[Array, " K"] | None = None
     ) -> Float[Array, " M"]:
-        """P(answer: first), as each member has it."""
+        """P(answer: first), as each member has it.
+
+        Args:
+            first: of one pair of clips.
+            second: of one pair of clips.
+            groups: how likely the labeller belongs to each group, (K,); for models that know groups.
+        """
 
 
 class ScoreModel(PreferenceModel):
     """P = F(D): a score D that changes its sign when the clips are swapped, and F with F(D) + F(−D) = 1.
 
     Abstract: a subclass gives D and log F, and has a `Noise`.
+
+    Attributes:
+        noise: what an answer has beside the score.
     """
 
     noise: eqx.AbstractVar[Noise]
 
     @abc.abstractmethod
     def score(self, first: Prediction, second: Prediction) -> Float[Array, "M *k"]:
-        """D, of each member: the larger, the more the first is preferred."""
+        """D, of each member: the larger, the more the first is preferred.
+
+        Args:
+            first: of one pair of clips.
+            second: of one pair of clips.
+        """
 
     @abc.abstractmethod
     def log_link(self, score: Float[Array, "*m"]) -> Float[Array, "*m"]:
-        """log F(D), nats, finite for any finite D."""
+        """log F(D), nats, finite for any finite D.
+
+        Args:
+            score: D, any shape.
+        """
 
     def losses(self, first: Prediction, second: Prediction, label: Float[Array, ""]) -> Float[Array, "M *k"]:
-        """−y log P(first) − (1 − y) log P(second) of each member."""
+        """−y log P(first) − (1 − y) log P(second) of each member.
+
+        Args:
+            first: of one pair of clips.
+            second: of one pair of clips.
+            label: y in [0, 1].
+        """
         return self.losses_at(self.noise.shifted(self.score(first, second)), label)
 
     def losses_at(self, score: Float[Array, "*m"], label: Float[Array, ""]) -> Float[Array, "*m"]:
-        """The same of scores that have their margin already."""
+        """The same of scores that have their margin already.
+
+        Args:
+            score: D, any shape.
+            label: y in [0, 1].
+        """
         y = self.noise.softened(label)
         return -(y * self._log_probability(score)) - (1.0 - y) * self._log_probability(-score)
 
     def information(self, score: Float[Array, "*m"]) -> Float[Array, "*m"]:
-        """Fisher's information of an answer about D, Σ_y P(y) (∂ log P(y)/∂D)²; P (1 − P) if logistic."""
+        """Fisher's information of an answer about D, Σ_y P(y) (∂ log P(y)/∂D)²; P (1 − P) if logistic.
+
+        Args:
+            score: D, any shape.
+        """
 
         def of(side: Float[Array, "*m"]) -> Float[Array, "*m"]:
             log_chance, slope = jax.jvp(self._log_probability, (side,), (jnp.ones_like(side),))
@@ -113,7 +146,12 @@ class ScoreModel(PreferenceModel):
         return jnp.mean(self.losses(first, second, label))
 
     def probabilities(self, first: Prediction, second: Prediction) -> Float[Array, "M *k"]:
-        """P(answer: first) of each member; without a margin, which is for learning."""
+        """P(answer: first) of each member; without a margin, which is for learning.
+
+        Args:
+            first: of one pair of clips.
+            second: of one pair of clips.
+        """
         return jnp.exp(self._log_probability(self.score(first, second)))
 
     def probability(

@@ -61,7 +61,13 @@ class Mixture(PreferenceModel):
     def log_likelihoods(
         self, first: Prediction, second: Prediction, label: Float[Array, ""]
     ) -> Float[Array, " K"]:
-        """log P(y) if whoever answered belongs to group k, its mean over members (nats)."""
+        """log P(y) if whoever answered belongs to group k, its mean over members (nats).
+
+        Args:
+            first: of one pair of clips.
+            second: of one pair of clips.
+            label: y in [0, 1].
+        """
         return -jnp.mean(self.each.losses(first, second, label), axis=0)
 
 
@@ -88,7 +94,7 @@ def group_sizes(log_likelihood: Float[Array, "L K"]) -> Float[Array, " K"]:
     """
     labellers, groups = log_likelihood.shape
 
-    def sweep(prior: Float[Array, " K"], _: None):
+    def sweep(prior: Float[Array, " K"], _: None) -> tuple[Float[Array, " K"], None]:
         belonging = jnp.sum(responsibilities(log_likelihood, prior), axis=0)
         return (belonging + 1.0) / (labellers + groups), None
 

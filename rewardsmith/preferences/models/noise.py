@@ -36,17 +36,29 @@ class Noise(eqx.Module):
                 raise InputError(f"{name} is {value}; give a number from 0 up to, but not, 1, such as 0.1")
 
     def softened(self, label: Float[Array, ""]) -> Float[Array, ""]:
-        """(1 − s) y + s/2."""
+        """(1 − s) y + s/2.
+
+        Args:
+            label: y in [0, 1].
+        """
         return (1.0 - self.smoothing) * label + 0.5 * self.smoothing if self.smoothing else label
 
     def mixed(self, log_probability: Float[Array, "*m"]) -> Float[Array, "*m"]:
-        """log((1 − ε) P + ε/2) from log P, in nats."""
+        """log((1 − ε) P + ε/2) from log P, in nats.
+
+        Args:
+            log_probability: log P, nats.
+        """
         if not self.error:
             return log_probability
         return jnp.logaddexp(log_probability + jnp.log1p(-self.error), jnp.log(0.5 * self.error))
 
     def shifted(self, score: Float[Array, "M *k"]) -> Float[Array, "M *k"]:
-        """D less its margin, M members."""
+        """D less its margin, M members.
+
+        Args:
+            score: D, (M, ...).
+        """
         if not self.margin:
             return score
         return score - self.margin * jax.lax.stop_gradient(jnp.mean(score, axis=0))

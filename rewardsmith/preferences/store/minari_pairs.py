@@ -21,7 +21,7 @@ class Excerpt:
 
     Attributes:
         seed: the episode was reset with it; None: not recorded.
-        actions: all from the episode's first to the excerpt's last.
+        actions: (T, ...), all from the episode's first to the excerpt's last.
         observations: what each of them led to.
         start: steps before the excerpt.
     """
@@ -80,7 +80,14 @@ def pairs_from_minari(
 
 
 def load_minari(dataset_id: str) -> Any:
-    """The dataset of that id on this machine; errors as of `pairs_from_minari`."""
+    """The dataset of that id on this machine; errors as of `pairs_from_minari`.
+
+    Args:
+        dataset_id: such as mujoco/hopper/medium-v0.
+
+    Raises:
+        InputError: no such dataset here, a damaged one, or no Minari.
+    """
     # The id becomes a path.
     if not _ID.fullmatch(dataset_id):
         raise InputError(f"dataset {shown(dataset_id)}: give an id such as mujoco/hopper/medium-v0")

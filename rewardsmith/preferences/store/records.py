@@ -118,7 +118,11 @@ class Record:
 
 
 def standing(records: Iterable[Record]) -> list[Record]:
-    """The answers that were not taken back, in the order of the log."""
+    """The answers that were not taken back, in the order of the log.
+
+    Args:
+        records: of the log, with those that take others back.
+    """
     records = list(records)
     undone = {record.undoes for record in records if record.undoes is not None}
     return [record for record in records if record.answer is not None and record.sequence not in undone]

@@ -20,6 +20,11 @@ class Store:
     returned, what it wrote outlives the process and, but for leases, a power cut. A context manager: `close`
     at the end. Every method raises `InputError` with one line for bad arguments and a database that fails.
 
+    Args:
+        database: for `export_parquet` and its kin.
+        clips_folder: where the files of clips lie.
+        lease_seconds: a question taken is lent for so long.
+
     Attributes:
         clips_folder: where the files of clips lie.
         database: for `export_parquet` and its kin.
@@ -87,13 +92,21 @@ class Store:
         return clip
 
     def clip(self, clip_id: str) -> Clip:
-        """A clip by its id."""
+        """A clip by its id.
+
+        Args:
+            clip_id: as `add_clip` gave it.
+        """
         check_clip_id(clip_id)
         with self.database.reading() as connection:
             return asking.get_clip(connection, clip_id, self.clips_folder)
 
     def load_clip(self, clip_id: str) -> dict[str, np.ndarray]:
-        """The arrays of a clip, by name; `InputError` where its file is gone or damaged."""
+        """The arrays of a clip, by name; `InputError` where its file is gone or damaged.
+
+        Args:
+            clip_id: as `add_clip` gave it.
+        """
         clip = self.clip(clip_id)
         data = clip_files.read_clip(clip.arrays)
         return clip_files.from_bytes(data, clip.id, clip.env, clip.length, str(clip.arrays))
@@ -124,12 +137,20 @@ class Store:
             return asking.ask(connection, pairs, asked_by, step, overlap, aside)
 
     def withdraw(self, questions: Sequence[int]) -> list[int]:
-        """Ask no more; returns those that were still open. Answers given to them stay."""
+        """Ask no more; returns those that were still open. Answers given to them stay.
+
+        Args:
+            questions: their numbers.
+        """
         with self.database.writing() as connection:
             return asking.withdraw(connection, questions)
 
     def question(self, question_id: int) -> Question:
-        """A question by its number."""
+        """A question by its number.
+
+        Args:
+            question_id: as `ask` gave it.
+        """
         with self.database.reading() as connection:
             return asking.get_question(connection, question_id)
 
@@ -206,6 +227,10 @@ class Store:
         """Let someone in; returns the token, shown this once: the store keeps its hash.
 
         A name that was revoked is let in again, with a new token.
+
+        Args:
+            name: shown to owners.
+            role: what they may do.
         """
         with self.database.writing() as connection:
             return people.add_labeller(connection, name, role)
@@ -221,32 +246,59 @@ class Store:
             return people.labellers(connection)
 
     def revoke(self, name: str) -> None:
-        """Let someone in no more; the answers stay."""
+        """Let someone in no more; the answers stay.
+
+        Args:
+            name: of the labeller.
+        """
         with self.database.writing() as connection:
             people.revoke(connection, name)
 
     def begin_session(self, labeller: int, seconds: float) -> str:
-        """Sign a labeller in; returns the session's secret for the cookie, kept as a hash."""
+        """Sign a labeller in; returns the session's secret for the cookie, kept as a hash.
+
+        Args:
+            labeller: their number.
+            seconds: until it is over.
+        """
         with self.database.writing() as connection:
             return people.begin_session(connection, labeller, seconds)
 
     def session(self, session_id: str) -> Labeller | None:
-        """Whose session it is; None where it is unknown, over, or its labeller revoked."""
+        """Whose session it is; None where it is unknown, over, or its labeller revoked.
+
+        Args:
+            session_id: as `begin_session` gave it.
+        """
         with self.database.reading() as connection:
             return people.session(connection, session_id)
 
     def end_session(self, session_id: str) -> None:
-        """Sign out."""
+        """Sign out.
+
+        Args:
+            session_id: as `begin_session` gave it.
+        """
         with self.database.writing() as connection:
             people.end_session(connection, session_id)
 
     def get_setting(self, name: str, default: str = "") -> str:
-        """The value of a setting, such as "instruction"."""
+        """The value of a setting, such as "instruction".
+
+        Args:
+            name: of the setting.
+            default: where it was never set.
+        """
         with self.database.reading() as connection:
             return journal.get_setting(connection, name, default)
 
     def set_setting(self, name: str, value: str) -> None:
-        """Set a setting: at most 10 000 characters."""
+        """Set a setting: at most 10 000 characters.
+
+        Args:
+            name: of the setting.
+            value: its text.
+        """
         with self.database.writing() as connection:
             journal.set_setting(connection, name, value)
 
@@ -254,6 +306,10 @@ class Store:
         """Keep the P(first preferred) that a reward model gave questions before it was trained on them.
 
         Append-only: of the same question and step, the first prediction stays.
+
+        Args:
+            predictions: P(first preferred), 0 to 1, by number of the question.
+            step: of the run, environment steps.
         """
         with self.database.writing() as connection:
             journal.predict(connection, predictions, step)
@@ -264,7 +320,13 @@ class Store:
             return journal.predictions(connection)
 
     def audit(self, event: str, *, labeller: int | None = None, detail: str = "") -> None:
-        """Add a line to the append-only audit log; `detail` is cut at 500 characters."""
+        """Add a line to the append-only audit log; `detail` is cut at 500 characters.
+
+        Args:
+            event: one word for what happened.
+            labeller: whose doing it was; None: nobody known.
+            detail: what else there is to say.
+        """
         with self.database.writing() as connection:
             journal.audit(connection, event, labeller, detail)
 
