@@ -16,6 +16,7 @@ FROM_PAPERS = {"Method", "Leader", "Estimator", "Regulariser", "PreferenceModel"
 OURS = {"Suffix", "Branch"}
 ABSTRACT = {"ScoreModel"}
 
+SECTIONS = re.compile(r"^(?:Args|Attributes):\n((?: .*\n?|\n)+)", re.MULTILINE)
 ENTRY = r"^    (?:\w+, )*\*{{0,2}}{name}(?:, \w+)*:(.*(?:\n {{5,}}.*)*)"
 # Arguments that another class has told of.
 OTHERS = re.compile(r"rguments[^.]* those of\s+`(\w+)`")
@@ -56,8 +57,9 @@ def text(found):
 
 def entry(package, found, name):
     """What is said of one argument, by the object, its fields, its bases, or whom it names."""
-    if match := re.search(ENTRY.format(name=re.escape(name)), text(found), re.MULTILINE):
-        return match[1]
+    for section in SECTIONS.findall(text(found)):
+        if match := re.search(ENTRY.format(name=re.escape(name)), section, re.MULTILINE):
+            return match[1]
     if found.is_class:
         field = found.members.get(name)
         if field is not None and field.docstring is not None:
