@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, and_, delete, exists, func, insert, s
 from ..._core.errors import InputError
 from . import clock
 from .asking import as_question, get_question, next_key
-from .checks import check_number, check_request, check_seconds
+from .checks import check_choice, check_number, check_request, check_seconds
 from .people import check_active
 from .records import Answer, Counts, Question, Record, Taken
 from .schema import ANSWERED, ANSWERS, EMPTY_UNDOS, LEASES, OPEN, QUESTIONS, STANDING, STORE
@@ -22,8 +22,8 @@ class NotYours(InputError):
 
 def take(connection: Connection, labeller: int, count: int, lease: int) -> list[Taken]:
     """Lend up to `count` questions for `lease` microseconds; see `Store.take`."""
-    check_active(connection, labeller)
-    check_number("count", count, most=1000)
+    labeller = check_active(connection, labeller)
+    count = check_number("count", count, most=1000)
     now = clock.now()
     mine = LEASES.c.labeller == labeller
     held = connection.execute(
@@ -82,8 +82,8 @@ def answer(
     request: str,
 ) -> Record:
     """Add an answer to the log; see `Store.answer`."""
-    check_request(request)
-    check_number("labeller", labeller)
+    request, labeller = check_request(request), check_number("labeller", labeller)
+    question, answer = check_number("question", question), check_choice("the answer", answer, Answer)
     seconds = None if response_seconds is None else check_seconds("response_seconds", response_seconds)
     if earlier := _earlier(connection, request):
         same = (earlier.question, earlier.labeller, earlier.answer, earlier.response_seconds)
@@ -102,8 +102,7 @@ def answer(
 
 def undo(connection: Connection, labeller: int, request: str, lease: int) -> Record | None:
     """Take back the last standing answer of a labeller; see `Store.undo`."""
-    check_request(request)
-    check_number("labeller", labeller)
+    request, labeller = check_request(request), check_number("labeller", labeller)
     if earlier := _earlier(connection, request):
         if earlier.labeller != labeller or earlier.undoes is None:
             _used(request)
@@ -143,9 +142,9 @@ def fall(connection: Connection, question: int, labeller: int) -> None:
 
 def records(connection: Connection, after: int, limit: int | None) -> list[Record]:
     """Lines of the log behind line `after`."""
-    check_number("after", after, 0)
+    after = check_number("after", after, 0)
     if limit is not None:
-        check_number("limit", limit, 0)
+        limit = check_number("limit", limit, 0)
     wanted = _LOG.where(ANSWERS.c.sequence > after).order_by(ANSWERS.c.sequence).limit(limit)
     return [_as_record(row) for row in connection.execute(wanted)]
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Table, func, insert, select, update
 
 from ..._core.errors import InputError
 from . import clock
-from .checks import check_clip_id, check_number, check_text, shown
+from .checks import check_clip_id, check_flags, check_items, check_number, check_text, shown
 from .clip_files import arrays_path, film_path
 from .records import Clip, Question
 from .schema import CLIPS, LEASES, OPEN, QUESTIONS, STORE
@@ -41,7 +41,7 @@ def put_clip(connection: Connection, clip: str, env: str, length: int, filmed: b
 
 def get_clip(connection: Connection, clip: str, folder: Path) -> Clip:
     """A clip by its id."""
-    check_clip_id(clip)
+    clip = check_clip_id(clip)
     row = connection.execute(select(CLIPS).where(CLIPS.c.id == clip)).one_or_none()
     if row is None:
         raise InputError(f"no clip {clip} in this store: give an id that add_clip returned")
@@ -55,19 +55,20 @@ def ask(
     asked_by: str,
     step: int,
     overlap: int,
-    held_out: Sequence[bool],
+    held_out: Sequence[bool] | None,
 ) -> list[int]:
     """Put pairs of clips as questions; see `Store.ask`."""
-    check_text("asked_by", asked_by, 200)
-    check_number("step", step, 0)
-    check_number("overlap", overlap, most=1000)
-    if len(held_out) != len(pairs):
+    asked_by = check_text("asked_by", asked_by, 200)
+    step, overlap = check_number("step", step, 0), check_number("overlap", overlap, most=1000)
+    pairs = _checked_pairs(pairs)
+    aside = [False] * len(pairs) if held_out is None else check_flags("held_out", held_out)
+    if len(aside) != len(pairs):
         raise InputError(
-            f"held_out has {len(held_out)} entries for {len(pairs)} pairs: give one for each pair"
+            f"held_out has {len(aside)} entries for {len(pairs)} pairs: give one for each pair"
         )
     if not pairs:
         return []
-    check_pairs(connection, pairs)
+    _check_known(connection, pairs)
     start, now, uuid = next_key(connection, QUESTIONS), clock.now(), store_uuid(connection)
     rows = [
         {
@@ -78,7 +79,7 @@ def ask(
             "asked_by": asked_by,
             "step": step,
             "overlap": overlap,
-            "held_out": bool(held_out[i]),
+            "held_out": aside[i],
             "withdrawn": False,
             "wanted": overlap,
             "origin": uuid,
@@ -90,9 +91,19 @@ def ask(
     return list(range(start, start + len(pairs)))
 
 
-def check_pairs(connection: Connection, pairs: Sequence[tuple[str, str]]) -> None:
+def _checked_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    checked = []
+    for pair in check_items("pairs", pairs, "pairs of clips' ids"):
+        clips = [check_clip_id(clip) for clip in check_items("a pair's clips", pair, "two ids")]
+        if len(clips) != 2:
+            raise InputError(f"a pair holds {len(clips)} clips: ask about two")
+        checked.append((clips[0], clips[1]))
+    return checked
+
+
+def _check_known(connection: Connection, pairs: Sequence[tuple[str, str]]) -> None:
     """Refuse pairs of clips that are unknown, the same, or cannot be compared."""
-    ids = sorted({check_clip_id(clip) for pair in pairs for clip in pair})
+    ids = sorted({clip for pair in pairs for clip in pair})
     kinds: dict[str, tuple[str, int]] = {}
     for some in _pieces(ids):
         for row in connection.execute(
@@ -113,7 +124,8 @@ def check_pairs(connection: Connection, pairs: Sequence[tuple[str, str]]) -> Non
 
 def withdraw(connection: Connection, questions: Sequence[int]) -> list[int]:
     """Stop asking those of `questions` that are still open; returns them, in the order given."""
-    wanted = list(dict.fromkeys(check_number("question", question) for question in questions))
+    numbers = check_items("questions", questions, "questions' numbers")
+    wanted = list(dict.fromkeys(check_number("question", question) for question in numbers))
     gone: set[int] = set()
     for some in _pieces(wanted):
         found = (
@@ -127,7 +139,7 @@ def withdraw(connection: Connection, questions: Sequence[int]) -> list[int]:
 
 def get_question(connection: Connection, question: int) -> Question:
     """A question by its number."""
-    check_number("question", question)
+    question = check_number("question", question)
     row = connection.execute(select(QUESTIONS).where(QUESTIONS.c.id == question)).one_or_none()
     if row is None:
         raise InputError(f"no question {shown(question)} in this store: give a number that ask returned")

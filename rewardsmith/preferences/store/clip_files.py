@@ -17,21 +17,23 @@ from .checks import check_clip_id, check_number, check_text, shown
 _DAY_SECONDS = 86400.0
 
 
-def check_clip(arrays: Mapping[str, np.ndarray], env: str, length: int) -> dict[str, np.ndarray]:
-    """The arrays as they are stored, native and contiguous, in the order of their names.
+def check_clip(
+    arrays: Mapping[str, np.ndarray], env: str, length: int
+) -> tuple[dict[str, np.ndarray], str, int]:
+    """The arrays as they are stored, native and contiguous, in the order of their names; env and length.
 
     Raises:
         InputError: no array, an array that is not of numbers, or one of true rewards.
     """
-    check_text("the name of the environment", env, 200)
-    check_number("the clip's length", length, most=10**9)
-    if not arrays:
-        raise InputError("a clip without arrays: give at least one, such as observations")
-    return {name: _checked_array(name, arrays[name]) for name in sorted(arrays)}
+    env = check_text("the name of the environment", env, 200)
+    length = check_number("the clip's length", length, most=10**9)
+    if not isinstance(arrays, Mapping) or not arrays:
+        raise InputError("a clip without arrays: give at least one by its name, such as observations")
+    names = sorted(check_text("the name of an array", name, 100) for name in arrays)
+    return {name: _checked_array(name, arrays[name]) for name in names}, env, length
 
 
 def _checked_array(name: str, array: object) -> np.ndarray:
-    check_text("the name of an array", name, 100)
     if "truereward" in "".join(filter(str.isalnum, name.lower())):
         raise InputError(f"array {shown(name)}: true rewards are not stored with clips; leave it out")
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
@@ -74,7 +76,7 @@ def from_bytes(data: bytes, clip: str, env: str, length: int, source: str) -> di
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{named} is damaged ({shown(str(error))}): use a whole one") from error
     try:
-        arrays = check_clip(found, env, length)
+        arrays, env, length = check_clip(found, env, length)
     except InputError as error:
         raise InputError(f"{named}: {error}") from error
     if clip_id(arrays, env, length) != clip:

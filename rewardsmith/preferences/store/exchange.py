@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, type_coerce
 
 from ..._core.atomic import writing
 from ..._core.errors import InputError
@@ -36,6 +36,7 @@ from . import clock
 from .answering import fall, stand
 from .asking import next_key, put_clip, store_uuid
 from .clip_files import arrays_path, film_path, read_clip, write_bytes
+from .column_types import number, words
 from .exchange_rows import BLOBS, Line, check_lines, schema
 from .people import labeller_called
 from .schema import ANSWERS, CLIPS, LABELLERS, LEASES, QUESTIONS, STANDING
@@ -90,8 +91,8 @@ def _lines() -> Any:
             QUESTIONS.c.origin_id.label("question"),
             LABELLERS.c.name.label("labeller"),
             ANSWERS.c.answer,
-            undone.c.origin.label("undoes_store"),
-            undone.c.origin_sequence.label("undoes"),
+            type_coerce(undone.c.origin, words(null=True)).label("undoes_store"),
+            type_coerce(undone.c.origin_sequence, number(null=True)).label("undoes"),
             ANSWERS.c.at,
             ANSWERS.c.response_seconds,
             *(QUESTIONS.c[name] for name in ("asked_at", "asked_by", "step", "overlap", "held_out")),

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from ..._core.errors import InputError
 from . import clock
 from .asking import next_key
-from .checks import check_name, check_number, check_seconds, shown
+from .checks import check_choice, check_name, check_number, check_seconds, shown
 from .records import Labeller, Role
 from .schema import LABELLERS, LEASES, SESSIONS
 
@@ -19,7 +19,7 @@ _A_YEAR = 366 * 86400.0
 
 def add_labeller(connection: Connection, name: str, role: Role) -> str:
     """Let a new labeller in, or one that was revoked or imported; returns the token, which is not kept."""
-    kept, token = check_name(name), _new_secret()
+    kept, role, token = check_name(name), check_choice("role", role, Role), _new_secret()
     row = {"role": str(role), "active": True, "token": _hash(token)}
     known = connection.execute(select(LABELLERS).where(LABELLERS.c.name == kept)).one_or_none()
     if known is None:
@@ -68,16 +68,25 @@ def revoke(connection: Connection, name: str) -> None:
     connection.execute(delete(LEASES).where(LEASES.c.labeller == number))
 
 
-def check_active(connection: Connection, labeller: int) -> None:
-    """Refuse whoever is unknown or revoked."""
-    check_number("labeller", labeller)
+def check_known(connection: Connection, labeller: int) -> int:
+    """The id of a labeller; refuse one that was never let in."""
+    labeller = check_number("labeller", labeller)
+    if connection.execute(select(LABELLERS.c.id).where(LABELLERS.c.id == labeller)).scalar() is None:
+        raise InputError(f"no labeller {labeller} in this store: give the id of one that labellers() lists")
+    return labeller
+
+
+def check_active(connection: Connection, labeller: int) -> int:
+    """The id of a labeller; refuse whoever is unknown or revoked."""
+    labeller = check_number("labeller", labeller)
     if not connection.execute(select(LABELLERS.c.active).where(LABELLERS.c.id == labeller)).scalar():
         raise InputError(f"no labeller {labeller} may answer: give the id of one that is active")
+    return labeller
 
 
 def begin_session(connection: Connection, labeller: int, seconds: float) -> str:
     """A new session that lasts `seconds`; returns its secret, which is not kept."""
-    check_active(connection, labeller)
+    labeller = check_active(connection, labeller)
     lasts, now = check_seconds("the length of a session", seconds, _A_YEAR), clock.now()
     connection.execute(delete(SESSIONS).where(SESSIONS.c.expires <= now))
     secret = _new_secret()
@@ -104,6 +113,8 @@ def _new_secret() -> str:
 def _hash(secret: str) -> str:
     # 256 random bits cannot be guessed from their hash, so it needs neither salt nor a slow function, as
     # passwords would; and looking a hash up tells nothing of the token by the time it takes.
+    if not isinstance(secret, str):
+        raise InputError("a token or session that is no text: give what the store returned")
     return hashlib.sha256(secret[: _LONGEST_SECRET + 1].encode("utf-8", "replace")).hexdigest()
 
 

@@ -7,19 +7,14 @@ import uuid
 from collections.abc import Callable
 
 from sqlalchemy import (
-    BigInteger,
-    Boolean,
     CheckConstraint,
     Column,
     Connection,
-    Double,
     ForeignKey,
     Index,
     Integer,
     MetaData,
-    String,
     Table,
-    Text,
     UniqueConstraint,
     insert,
     inspect,
@@ -30,17 +25,15 @@ from sqlalchemy import (
 )
 
 from ..._core.errors import InputError
+from .column_types import flag, key, moment, number, one_of, real, words
 from .records import Answer, Role
-
-# SQLite counts rows by INTEGER alone.
-_NUMBER = BigInteger().with_variant(Integer, "sqlite")
 
 TABLES = MetaData()
 
 
 def _key(name: str) -> Column[int]:
     # Numbers are given out by us, one after another, under the lock of the writers.
-    return Column(name, _NUMBER, primary_key=True, autoincrement=False)
+    return Column(name, key(), primary_key=True, autoincrement=False)
 
 
 def _column(name: str, kind: object, *rest: object, **options: object) -> Column[object]:
@@ -56,35 +49,35 @@ STORE = Table(
     "rewardsmith_store",
     TABLES,
     _key("id"),
-    _column("uuid", String(36)),
-    _column("version", Integer),
+    _column("uuid", words(36)),
+    _column("version", number(Integer())),
     CheckConstraint("id = 1"),
 )
 CLIPS = Table(
     "clips",
     TABLES,
-    Column("id", String(64), primary_key=True),
-    _column("env", Text),
-    _column("length", Integer),
-    _column("filmed", Boolean),
+    Column("id", words(64), primary_key=True),
+    _column("env", words()),
+    _column("length", number(Integer())),
+    _column("filmed", flag()),
 )
 QUESTIONS = Table(
     "questions",
     TABLES,
     _key("id"),
-    _column("first", String(64), ForeignKey("clips.id")),
-    _column("second", String(64), ForeignKey("clips.id")),
-    _column("asked_at", BigInteger),
-    _column("asked_by", Text),
-    _column("step", BigInteger),
-    _column("overlap", Integer),
-    _column("held_out", Boolean),
-    _column("withdrawn", Boolean),
+    _column("first", words(64), ForeignKey("clips.id")),
+    _column("second", words(64), ForeignKey("clips.id")),
+    _column("asked_at", moment()),
+    _column("asked_by", words()),
+    _column("step", number()),
+    _column("overlap", number(Integer())),
+    _column("held_out", flag()),
+    _column("withdrawn", flag()),
     # overlap less the answers that stand; below zero where an import brought more.
-    _column("wanted", Integer),
+    _column("wanted", number(Integer())),
     # The store that asked, and its number there.
-    _column("origin", String(36)),
-    _column("origin_id", BigInteger),
+    _column("origin", words(36)),
+    _column("origin_id", number()),
     UniqueConstraint("origin", "origin_id"),
 )
 # Literals: with a parameter for zero, no database sees that its index is meant.
@@ -99,45 +92,45 @@ LABELLERS = Table(
     "labellers",
     TABLES,
     _key("id"),
-    _column("name", Text, unique=True),
-    _column("role", Text),
-    _column("active", Boolean),
-    Column("token", String(64), unique=True),
+    _column("name", words(), unique=True),
+    _column("role", one_of(Role)),
+    _column("active", flag()),
+    Column("token", words(64, null=True), unique=True),
     _one_of("role", Role),
 )
 SESSIONS = Table(
     "sessions",
     TABLES,
-    Column("id", String(64), primary_key=True),
-    _column("labeller", _NUMBER, ForeignKey("labellers.id"), index=True),
-    _column("expires", BigInteger),
+    Column("id", words(64), primary_key=True),
+    _column("labeller", key(), ForeignKey("labellers.id"), index=True),
+    _column("expires", moment()),
 )
 # A row is a place taken: answers that stand and rows here are never more than the overlap, whatever the
 # clock says. Time decides only which rows may make room for another labeller.
 LEASES = Table(
     "leases",
     TABLES,
-    Column("question", _NUMBER, ForeignKey("questions.id"), primary_key=True, autoincrement=False),
+    Column("question", key(), ForeignKey("questions.id"), primary_key=True, autoincrement=False),
     Column(
-        "labeller", _NUMBER, ForeignKey("labellers.id"), primary_key=True, autoincrement=False, index=True
+        "labeller", key(), ForeignKey("labellers.id"), primary_key=True, autoincrement=False, index=True
     ),
-    _column("taken_at", BigInteger),
-    _column("expires", BigInteger),
+    _column("taken_at", moment()),
+    _column("expires", moment()),
 )
 ANSWERS = Table(
     "answers",
     TABLES,
     _key("sequence"),
-    _column("question", _NUMBER, ForeignKey("questions.id"), index=True),
-    _column("labeller", _NUMBER, ForeignKey("labellers.id")),
-    Column("answer", Text),
-    Column("undoes", _NUMBER, ForeignKey("answers.sequence"), unique=True),
-    _column("at", BigInteger),
-    Column("response_seconds", Double),
+    _column("question", key(), ForeignKey("questions.id"), index=True),
+    _column("labeller", key(), ForeignKey("labellers.id")),
+    Column("answer", one_of(Answer, null=True)),
+    Column("undoes", key(null=True), ForeignKey("answers.sequence"), unique=True),
+    _column("at", moment()),
+    Column("response_seconds", real(null=True)),
     # None for lines that were imported.
-    Column("request", String(64), unique=True),
-    _column("origin", String(36)),
-    _column("origin_sequence", BigInteger),
+    Column("request", words(64, null=True), unique=True),
+    _column("origin", words(36)),
+    _column("origin_sequence", number()),
     UniqueConstraint("origin", "origin_sequence"),
     _one_of("answer", Answer),
     CheckConstraint("(answer IS NULL) <> (undoes IS NULL)"),
@@ -146,34 +139,34 @@ ANSWERS = Table(
 STANDING = Table(
     "standing",
     TABLES,
-    Column("question", _NUMBER, ForeignKey("questions.id"), primary_key=True, autoincrement=False),
-    Column("labeller", _NUMBER, ForeignKey("labellers.id"), primary_key=True, autoincrement=False),
-    _column("sequence", _NUMBER, ForeignKey("answers.sequence"), unique=True),
+    Column("question", key(), ForeignKey("questions.id"), primary_key=True, autoincrement=False),
+    Column("labeller", key(), ForeignKey("labellers.id"), primary_key=True, autoincrement=False),
+    _column("sequence", key(), ForeignKey("answers.sequence"), unique=True),
     Index("standing_of_labeller", "labeller", "sequence"),
 )
 # Requests to undo that found nothing: sent again later, they must not take back what came between.
 EMPTY_UNDOS = Table(
     "empty_undos",
     TABLES,
-    Column("request", String(64), primary_key=True),
-    _column("labeller", _NUMBER, ForeignKey("labellers.id")),
+    Column("request", words(64), primary_key=True),
+    _column("labeller", key(), ForeignKey("labellers.id")),
 )
 PREDICTIONS = Table(
     "predictions",
     TABLES,
-    Column("question", _NUMBER, ForeignKey("questions.id"), primary_key=True, autoincrement=False),
-    Column("step", BigInteger, primary_key=True, autoincrement=False),
-    _column("probability", Double),
+    Column("question", key(), ForeignKey("questions.id"), primary_key=True, autoincrement=False),
+    Column("step", number(), primary_key=True, autoincrement=False),
+    _column("probability", real()),
 )
-SETTINGS = Table("settings", TABLES, Column("name", Text, primary_key=True), _column("value", Text))
+SETTINGS = Table("settings", TABLES, Column("name", words(), primary_key=True), _column("value", words()))
 AUDIT = Table(
     "audit",
     TABLES,
     _key("sequence"),
-    _column("at", BigInteger),
-    _column("event", Text),
-    Column("labeller", _NUMBER, ForeignKey("labellers.id")),
-    _column("detail", Text),
+    _column("at", moment()),
+    _column("event", words()),
+    Column("labeller", key(null=True), ForeignKey("labellers.id")),
+    _column("detail", words()),
 )
 
 APPEND_ONLY = (ANSWERS, PREDICTIONS, AUDIT)
@@ -200,16 +193,18 @@ def prepare(connection: Connection, name: str) -> None:
         connection.execute(insert(STORE).values(id=1, uuid=str(uuid.uuid4()), version=len(MIGRATIONS)))
         return
     version = connection.execute(select(STORE.c.version)).scalar_one()
+    check_version(version, name)
     if version == len(MIGRATIONS):
         return
-    check_version(version, name)
     for migrate in MIGRATIONS[version:]:
         migrate(connection)
     connection.execute(update(STORE).values(version=len(MIGRATIONS)))
 
 
 def check_version(version: int, name: str) -> None:
-    """Refuse a store that newer code has written."""
+    """Refuse a store that newer code has written, or no code."""
+    if version < 0:
+        raise InputError(f"{name} has the version {version}, which no Rewardsmith wrote: give another store")
     if version > len(MIGRATIONS):
         raise InputError(
             f"{name} was written by a newer Rewardsmith (its version is {version}, this one knows "

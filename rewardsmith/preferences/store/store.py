@@ -8,7 +8,7 @@ import numpy as np
 
 from ..._core.errors import InputError
 from . import answering, asking, clip_files, journal, people
-from .checks import check_clip_id, check_seconds
+from .checks import check_seconds
 from .database import Database, open_database
 from .records import Answer, AuditRecord, Clip, Counts, Labeller, Question, Record, Role, Taken
 
@@ -49,12 +49,14 @@ class Store:
         Raises:
             InputError: no store there, no rights, no database of ours, or one of a newer version.
         """
-        check_seconds("lease_seconds", lease_seconds, 1e7)
+        lease = check_seconds("lease_seconds", lease_seconds, 1e7)
+        if not isinstance(where, str | Path) or not (clips is None or isinstance(clips, str | Path)):
+            raise InputError("a store is opened by paths: give where, and clips if at all, as Path or str")
         is_url = isinstance(where, str) and "://" in where
         if is_url and clips is None:
             raise InputError("a store in PostgreSQL keeps its films in a folder: give clips=")
         database = open_database(where, create=create)
-        folder = Path(where) / "clips" if clips is None else clips
+        folder = Path(where) / "clips" if clips is None else Path(clips)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             clip_files.sweep(folder)
@@ -63,7 +65,7 @@ class Store:
             raise InputError(
                 f"cannot use the folder {folder} ({error.strerror}): give another one"
             ) from error
-        return Store(database, folder, lease_seconds)
+        return Store(database, folder, lease)
 
     def add_clip(
         self,
@@ -84,7 +86,9 @@ class Store:
         Returns:
             The clip's id.
         """
-        checked = clip_files.check_clip(arrays, env, length)
+        checked, env, length = clip_files.check_clip(arrays, env, length)
+        if film is not None and not callable(film):
+            raise InputError(f"film is a {type(film).__name__}: give a function that writes it to a path")
         clip = clip_files.clip_id(checked, env, length)
         clip_files.write_clip(self.clips_folder, clip, clip_files.as_bytes(checked), film)
         with self.database.writing() as connection:
@@ -97,7 +101,6 @@ class Store:
         Args:
             clip_id: as `add_clip` gave it.
         """
-        check_clip_id(clip_id)
         with self.database.reading() as connection:
             return asking.get_clip(connection, clip_id, self.clips_folder)
 
@@ -132,9 +135,8 @@ class Store:
         Returns:
             The questions' numbers, in the order of `pairs`.
         """
-        aside = [False] * len(pairs) if held_out is None else held_out
         with self.database.writing() as connection:
-            return asking.ask(connection, pairs, asked_by, step, overlap, aside)
+            return asking.ask(connection, pairs, asked_by, step, overlap, held_out)
 
     def withdraw(self, questions: Sequence[int]) -> list[int]:
         """Ask no more; returns those that were still open. Answers given to them stay.
