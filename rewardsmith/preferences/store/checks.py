@@ -61,7 +61,7 @@ def check_probability(what: str, probability: float) -> float:
     return float(probability)
 
 
-def _is_between(number: object, most: float) -> bool:
+def _is_between(number: Any, most: float) -> bool:
     # NaN is not.
     return isinstance(number, Real) and not isinstance(number, bool) and 0 <= number <= most
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from ..._core.errors import InputError
 from .schema import STORE, check_version, prepare
@@ -62,16 +62,17 @@ class Database:
                 check_version(version, self.name)
                 yield connection
 
-    def prepare(self) -> None:
-        """Make or bring up to date the tables, in one transaction."""
+    def prepare(self, *, create: bool) -> None:
+        """Make, if `create`, or bring up to date the tables, in one transaction."""
         with self._explained(), self.engine.connect() as connection:
-            if self._is_sqlite:
-                _use_write_ahead_log(connection)
             connection.execution_options(writes=True)
             with connection.begin():
                 if not self._is_sqlite:
                     connection.execute(text(f"SELECT pg_advisory_xact_lock({_PREPARING})"))
-                prepare(connection, self.name)
+                prepare(connection, self.name, create=create)
+            if self._is_sqlite:
+                # Not before it is known for ours: this writes.
+                _use_write_ahead_log(connection)
 
     @property
     def _is_sqlite(self) -> bool:
@@ -85,10 +86,8 @@ class Database:
     def _explained(self) -> Generator[None, None, None]:
         try:
             yield
-        except IntegrityError:
-            # Never the doing of a user.
-            raise
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        # The driver cannot read its own message where that quotes what is damaged.
+        except (SQLAlchemyError, sqlite3.Error, UnicodeDecodeError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             reason = " ".join(str(cause).split()) or type(cause).__name__
             for secret in self._secrets:
@@ -109,7 +108,7 @@ def open_database(where: Path | str, *, create: bool) -> Database:
     else:
         database = _sqlite(Path(where), create)
     try:
-        database.prepare()
+        database.prepare(create=create)
     except BaseException:
         database.engine.dispose()
         raise

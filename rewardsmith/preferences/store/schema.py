@@ -176,17 +176,20 @@ APPEND_ONLY = (ANSWERS, PREDICTIONS, AUDIT)
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = ()
 
 
-def prepare(connection: Connection, name: str) -> None:
+def prepare(connection: Connection, name: str, *, create: bool) -> None:
     """Make the tables where there are none, bring older ones up to date, refuse newer ones.
 
     Args:
         connection: in a transaction of its own, alone at this.
         name: of the store, for errors.
+        create: whether tables may be made.
     """
     found = inspect(connection)
     if not found.has_table(STORE.name):
         if found.get_table_names():
             raise InputError(f"{name} holds tables that are not ours: give an empty database")
+        if not create:
+            raise InputError(f"{name} is empty, no store was made in it: give another one, or a copy of it")
         TABLES.create_all(connection)
         for table in APPEND_ONLY:
             _guard(connection, table)
