@@ -11,6 +11,7 @@ import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any, Generic, Literal, TypeVar
 
 import equinox as eqx
@@ -21,7 +22,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from ._core import InputError
+from ._core import InputError, as_numbers, as_whole, said
 from .mdp import MDP, Regulariser, Shannon, Transition
 from .preferences.models import Judgement, PartialReturn, Prediction, PreferenceModel
 
@@ -48,10 +49,10 @@ class SimulatedWorld:
     horizon: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.discount < 1:
-            raise InputError(f"discount is {self.discount}; give 0 <= discount < 1, such as 0.99")
-        if self.horizon is not None and self.horizon < 1:
-            raise InputError(f"horizon is {self.horizon}; give a number of steps >= 1, or None")
+        if not isinstance(self.discount, Real) or not 0 <= self.discount < 1:
+            raise InputError(f"discount is {said(self.discount)}; give 0 <= discount < 1, such as 0.99")
+        if self.horizon is not None:
+            as_whole("horizon", self.horizon)
 
 
 class ClipLoss(eqx.Module):
@@ -133,8 +134,7 @@ class PreferenceLoss(ClipLoss):
     model: PreferenceModel = PartialReturn()
 
     def __check_init__(self) -> None:
-        if self.horizon < 1:
-            raise InputError(f"horizon is {self.horizon}; give a number of steps >= 1")
+        as_whole("horizon", self.horizon)
 
     def __call__(
         self,
@@ -248,8 +248,15 @@ class BilevelProblem(eqx.Module, Generic[World]):
         regulariser: Regulariser | None = None,
         transition: Callable[[Any], Any] | None = None,
     ):
-        if not isinstance(world, MDP | SimulatedWorld):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(world, MDP | SimulatedWorld):
             raise InputError(f"world is a {type(world).__name__}; give an MDP or a SimulatedWorld")
+        for name, function in (("reward", reward), ("upper_loss", upper_loss)):
+            if not callable(function):
+                raise InputError(f"{name} is a {type(function).__name__}; give a function")
+        if not (transition is None or callable(transition)):
+            raise InputError(f"transition is a {type(transition).__name__}; give a function of x, or None")
+        if not (regulariser is None or isinstance(regulariser, Regulariser)):
+            raise InputError(f"regulariser is a {type(regulariser).__name__}; give one such as Shannon()")
         if isinstance(world, SimulatedWorld) and not isinstance(upper_loss, ClipLoss):
             raise InputError("a simulator has no policy table; give a ClipLoss as upper_loss")
         if isinstance(world, SimulatedWorld) and (regulariser is not None or transition is not None):
@@ -334,7 +341,8 @@ def moved_world(world: MDP, transition: Any) -> MDP:
     Raises:
         InputError: another form or other sizes.
     """
-    P = transition if isinstance(transition, Transition) else jnp.asarray(transition, world.initial.dtype)
+    dense = not isinstance(transition, Transition)
+    P = as_numbers("transition(x)", transition, world.initial.dtype) if dense else transition
     shapes = [[leaf.shape for leaf in jax.tree.leaves(form)] for form in (world.transition, P)]
     if jax.tree.structure(P) != jax.tree.structure(world.transition) or shapes[0] != shapes[1]:
         raise InputError(
@@ -349,7 +357,9 @@ def _checked_temperature(world: MDP | SimulatedWorld, temperature: Any) -> Array
             raise InputError(f'temperature is "{temperature}"; give a number ("auto": simulators only)')
         return "auto"
     # An int would compile apart from a float; a float stays weak, so that float32 worlds stay float32.
-    tau = jnp.asarray(float(temperature) if isinstance(temperature, int) else temperature)
+    tau = as_numbers("temperature", temperature)
+    if isinstance(temperature, int):
+        tau = jnp.asarray(float(temperature))
     if tau.shape != ():
         raise InputError(f"temperature has shape {tau.shape}; give one number")
     if not isinstance(tau, Tracer) and not 0 < float(tau) < np.inf:

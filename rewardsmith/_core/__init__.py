@@ -13,6 +13,12 @@ from .conv import make_encoder as make_encoder
 from .device import choose_device as choose_device
 from .device import memory_used as memory_used
 from .errors import InputError as InputError
+from .given import as_floats as as_floats
+from .given import as_indices as as_indices
+from .given import as_numbers as as_numbers
+from .given import as_tolerance as as_tolerance
+from .given import as_whole as as_whole
+from .given import said as said
 from .image import ImageSpec as ImageSpec
 from .image import stacked as stacked
 from .mlp import MLP as MLP

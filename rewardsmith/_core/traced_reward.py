@@ -32,7 +32,7 @@ class TracedTrueReward:
 
     def reveal(self, reader: TrueRewardReader) -> jax.Array:
         """The numbers, for a reader allowed to have them."""
-        if not isinstance(reader, TrueRewardReader):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(reader, TrueRewardReader):
             raise TypeError("a true reward is revealed to a TrueRewardReader only")
         return self.__values
 

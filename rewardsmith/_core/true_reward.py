@@ -46,7 +46,7 @@ class TrueReward:
 
     def reveal(self, reader: TrueRewardReader) -> np.ndarray:
         """A copy of the numbers (float64), for a reader allowed to have them."""
-        if not isinstance(reader, TrueRewardReader):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(reader, TrueRewardReader):
             raise TypeError("a true reward is revealed to a TrueRewardReader only")
         return self.__values.copy()
 
@@ -54,7 +54,7 @@ class TrueReward:
         return TrueReward(self.__values[index])
 
     def __setitem__(self, index: Any, other: "TrueReward") -> None:
-        if not isinstance(other, TrueReward):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(other, TrueReward):
             raise TypeError("only a TrueReward can be stored among true rewards")
         self.__values[index] = other.__values
 

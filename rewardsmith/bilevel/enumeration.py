@@ -1,6 +1,7 @@
 """Upper losses on a tabular world computed exactly, expectations over clips by summing over all of them."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._core import InputError
+from .._core import InputError, as_numbers
 from ..mdp import MDP, probability
 from ..problem import BilevelProblem, ClipLoss
 
@@ -26,10 +27,19 @@ def exact_upper_loss(
     """
     if isinstance(problem.upper_loss, ClipLoss):
         return exact_clip_expectation(problem, x, policy)
-    value = jnp.asarray(problem.upper_loss(x, policy))
-    if value.shape != ():
-        raise InputError(f"upper_loss returned shape {value.shape}; return one number, for instance its mean")
-    return value
+    return as_loss(problem.upper_loss(x, policy), policy)
+
+
+def as_loss(value: Any, like: Array) -> Float[Array, ""]:
+    """What an upper loss returned, as a number of a type as `like` has at least.
+
+    Raises:
+        InputError: it is no scalar.
+    """
+    loss = as_numbers("what upper_loss returned", value)
+    if loss.shape != ():
+        raise InputError(f"upper_loss returned shape {loss.shape}; return one number, for instance its mean")
+    return loss if jnp.issubdtype(loss.dtype, jnp.floating) else loss.astype(like.dtype)
 
 
 def exact_clip_expectation(

@@ -2,10 +2,11 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from .._core import InputError
+from .._core import InputError, as_tolerance
 from ..follower import solve_follower
 from ..mdp import MDP
 from ..problem import BilevelProblem, ClipLoss
@@ -13,6 +14,7 @@ from .adjoints import Exact
 from .enumeration import check_enumerable, exact_upper_loss
 from .implicit_gradient import differentiate
 from .lower_level import LowerLevel
+from .method import movable
 
 
 def hypergradient(
@@ -55,17 +57,25 @@ def hypergradient(
         >>> round(float(phi), 6), round(float(gradient), 6)
         (-0.5, -0.5)
     """
-    if isinstance(x, float):
-        x = jnp.asarray(x)
-    if not any(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(x)):
-        raise InputError("x holds no floating-point array to differentiate; give jnp.asarray(x, float)")
+    x, tolerance = movable("x", x), as_tolerance("tolerance", tolerance)
     if isinstance(problem, LowerLevel):
-        return _of_contraction(problem, x, tolerance)
-    if not isinstance(problem.world, MDP):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return _finite(*_of_contraction(problem, x, tolerance))
+    if not isinstance(problem, BilevelProblem) or not isinstance(problem.world, MDP):
         raise InputError("the exact hyper-gradient needs an MDP; on a simulator use a sampled method")
     if isinstance(problem.upper_loss, ClipLoss):
         check_enumerable(problem.world, problem.upper_loss)
-    return _value_and_grad(x, problem, tolerance)
+    return _finite(*_value_and_grad(x, problem, tolerance))
+
+
+def _finite(loss: Array, gradient: PyTree) -> tuple[Float[Array, ""], PyTree]:
+    held = [loss, *jax.tree.leaves(gradient)]
+    if not any(isinstance(leaf, Tracer) for leaf in held):
+        if not all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in held):
+            raise InputError(
+                f"the upper loss is {float(loss):.6g} and it or its gradient is not finite; "
+                "check the reward and the upper loss at x"
+            )
+    return loss, gradient
 
 
 @eqx.filter_jit

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._core import InputError
+from .._core import InputError, as_numbers
 from ..follower import solve_follower
 from ..mdp import MDP, q_values, soft_bellman, soft_policy, solve_policy
 from ..problem import BilevelProblem
-from .enumeration import exact_upper_loss
+from .enumeration import as_loss, exact_upper_loss
 
 
 class Answer(NamedTuple):
@@ -136,7 +136,7 @@ class FixedPointProblem(LowerLevel):
 
     def start(self) -> PyTree:
         """See `LowerLevel.start`."""
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), self.initial)
+        return jax.tree.map(lambda leaf: as_numbers("initial", leaf, float), self.initial)
 
     def sweep(self, x: PyTree, y: PyTree) -> PyTree:
         """See `LowerLevel.sweep`."""
@@ -148,10 +148,7 @@ class FixedPointProblem(LowerLevel):
 
     def upper(self, x: PyTree, y: PyTree) -> Float[Array, ""]:
         """See `LowerLevel.upper`."""
-        value = jnp.asarray(self.upper_loss(x, y))
-        if value.shape != ():
-            raise InputError(f"upper_loss returned shape {value.shape}; return one number")
-        return value
+        return as_loss(self.upper_loss(x, y), jax.tree.leaves(y)[0])
 
     def solve(self, x: PyTree, y: PyTree, tolerance: float) -> Answer:
         """See `LowerLevel.solve`; by sweeping."""

@@ -6,8 +6,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from .._core import InputError
 
 
 class MethodState(eqx.Module):
@@ -89,6 +93,40 @@ class Method(eqx.Module):
         Returns:
             The state after it, and what the step saw and cost.
         """
+
+
+def movable(name: str, x: PyTree) -> PyTree:
+    """x with its floats and arrays of NumPy as arrays, once it is known to hold numbers that can be moved.
+
+    Args:
+        name: of x, for the error.
+        x: any pytree; leaves that are no arrays are kept, and compile into the program.
+
+    Raises:
+        InputError: no floating-point array in it, NaN or infinity, or a leaf that cannot be compiled in.
+    """
+    try:
+        x = jax.tree.map(lambda leaf: jnp.asarray(leaf) if _is_number(leaf) else leaf, x)
+        leaves = jax.tree.leaves(x)
+        for leaf in leaves:
+            if not eqx.is_array_like(leaf):
+                hash(leaf)
+    # Keys of a dictionary that cannot be ordered, and leaves that cannot be hashed.
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is no pytree of arrays; give arrays in lists, tuples or dicts") from error
+    moving = [leaf for leaf in leaves if eqx.is_inexact_array(leaf)]
+    if not moving:
+        raise InputError(f"{name} holds no floating-point array; give jnp.asarray({name}, float)")
+    for leaf in moving:
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise InputError(f"{name} holds {leaf.dtype}; give real numbers")
+        if not isinstance(leaf, Tracer) and not np.isfinite(np.asarray(leaf, np.float64)).all():
+            raise InputError(f"{name} holds NaN or infinity; check what it was computed from")
+    return x
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, float) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc")
 
 
 def begin(method: Method, x: PyTree, memory: PyTree, key: PRNGKeyArray) -> MethodState:

@@ -11,12 +11,12 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._core import RESULTS, InputError
+from .._core import RESULTS, InputError, as_tolerance, as_whole
 from ..mdp import MDP
 from ..problem import BilevelProblem, ClipLoss
 from .enumeration import check_enumerable
 from .lower_level import LowerLevel
-from .method import Method, MethodState, StepStats
+from .method import Method, MethodState, StepStats, movable
 
 # A compiled call runs this many steps, then the host reads the clock and shows progress.
 _CHUNK = 50
@@ -106,12 +106,13 @@ def solve(
         >>> round(float(solution.value), 3), int(solution.num_steps)
         (0.421, 50)
     """
-    if max_steps < 1:
-        raise InputError(f"max_steps is {max_steps}; give at least 1")
-    if not 0 <= tolerance < np.inf:
-        raise InputError(f"tolerance is {tolerance}; give a number >= 0, such as 1e-6")
-    if isinstance(problem, BilevelProblem) and isinstance(problem.upper_loss, ClipLoss):
-        if isinstance(problem.world, MDP):  # pyright: ignore[reportUnnecessaryIsInstance]
+    max_steps, tolerance = as_whole("max_steps", max_steps), as_tolerance("tolerance", tolerance)
+    if not isinstance(problem, BilevelProblem | LowerLevel):
+        raise InputError(f"problem is a {type(problem).__name__}; give a BilevelProblem")
+    if not isinstance(method, Method):
+        raise InputError(f"method is a {type(method).__name__}; give one such as MSoBiRL(8e-3)")
+    if isinstance(problem, BilevelProblem):
+        if isinstance(problem.upper_loss, ClipLoss) and isinstance(problem.world, MDP):
             check_enumerable(problem.world, problem.upper_loss)
     if temperature is not None and not isinstance(problem, BilevelProblem):
         raise InputError("temperature is for a BilevelProblem; this problem has none")
@@ -119,9 +120,7 @@ def solve(
         if path is not None:
             raise InputError("give temperature or path, not both")
         path = _Annealed(temperature)
-    x0 = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, x0)
-    if not any(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(x0)):
-        raise InputError("x0 holds no floating-point array to move; give jnp.asarray(x0, float)")
+    x0 = movable("x0", x0)
     if state is None:
         state = method.init(problem, x0, jax.random.key(0) if key is None else key)
     first: MethodState = _strong(state)

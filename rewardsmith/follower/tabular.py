@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from .._core import RESULTS, InputError
+from .._core import RESULTS, InputError, as_numbers, as_tolerance, as_whole
 from ..mdp import (
     MDP,
     Regulariser,
@@ -107,7 +107,8 @@ def solve_follower(
         >>> round(float(slope[0, 0]), 3)
         0.21
     """
-    reward, tau = jnp.asarray(reward_table), jnp.asarray(temperature)
+    check_world(world)
+    reward, tau = as_numbers("reward_table", reward_table), as_numbers("temperature", temperature)
     wanted = (world.num_states, world.num_actions)
     if reward.shape != wanted:
         raise InputError(f"reward_table has shape {reward.shape}; give {wanted}: (states, actions)")
@@ -117,13 +118,12 @@ def solve_follower(
         raise InputError(f"temperature is {float(tau)}; give a positive number, such as 0.1")
     if not isinstance(reward, Tracer) and np.isnan(np.asarray(reward)).any():
         raise InputError("reward_table holds NaN; check the x it was computed from")
-    if max_steps < 1:
-        raise InputError(f"max_steps is {max_steps}; give at least 1")
-    if not 0 <= tolerance < np.inf:
-        raise InputError(f"tolerance is {tolerance}; give a number >= 0, such as 1e-9")
+    max_steps, tolerance = as_whole("max_steps", max_steps), as_tolerance("tolerance", tolerance)
     _check_reference(regulariser, wanted)
     dtype = jnp.result_type(world.initial, reward, tau)
-    start = jnp.zeros(wanted[:1], dtype) if initial_values is None else jnp.asarray(initial_values, dtype)
+    start = jnp.zeros(wanted[:1], dtype)
+    if initial_values is not None:
+        start = as_numbers("initial_values", initial_values, dtype)
     if start.shape != wanted[:1]:
         raise InputError(f"initial_values has shape {start.shape}; give one value a state: {wanted[:1]}")
     limits = jnp.asarray(tolerance, dtype), jnp.asarray(max_steps, jnp.int32)
@@ -133,7 +133,15 @@ def solve_follower(
     return answer
 
 
+def check_world(world: MDP) -> None:
+    """Raise InputError unless `world` is a table."""
+    if not isinstance(world, MDP):
+        raise InputError(f"world is a {type(world).__name__}; give an MDP")
+
+
 def _check_reference(regulariser: Regulariser | None, wanted: tuple[int, int]) -> None:
+    if not (regulariser is None or isinstance(regulariser, Regulariser)):
+        raise InputError(f"regulariser is a {type(regulariser).__name__}; give one such as Shannon()")
     reference = getattr(regulariser, "reference", None)
     if reference is not None and reference.shape != wanted:
         raise InputError(f"reference has shape {reference.shape}; give {wanted}: (states, actions)")

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from .._core import InputError
+from .._core import InputError, as_floats, as_numbers, as_whole
 from .transition import Transition, expect
 
 # Tables that were saved in float32 and read back in float64 must still pass.
@@ -65,25 +65,27 @@ class MDP(eqx.Module):
         if isinstance(transition, Transition):
             P, table = transition, transition.probabilities
         else:
-            table = jnp.asarray(transition)
-            if not jnp.issubdtype(table.dtype, jnp.floating):
-                table = table.astype(float)
+            table = as_floats("transition", transition)
             if table.ndim != 3 or table.shape[0] != table.shape[2] or table.size == 0:
                 raise InputError(f"transition has shape {table.shape}; give it as (states, actions, states)")
             P = table
         states = table.shape[:1]
-        rho, gamma = jnp.asarray(initial, table.dtype), jnp.asarray(discount, table.dtype)
+        rho, gamma = (
+            as_numbers("initial", initial, table.dtype),
+            as_numbers("discount", discount, table.dtype),
+        )
         if rho.shape != states:
             raise InputError(f"initial has shape {rho.shape}; give one probability a state: {states}")
         if gamma.shape != ():
             raise InputError(f"discount has shape {gamma.shape}; give one number, and vmap over several")
         empty = jnp.all(table == 0, axis=(1, 2))
-        ends = empty if terminal is None else jnp.asarray(terminal)
+        ends = empty if terminal is None else as_numbers("terminal", terminal)
         if ends.shape != states or ends.dtype != jnp.bool_:
             raise InputError(
                 f"terminal is {ends.dtype} of shape {ends.shape}; give bool of shape {states}, or None"
             )
-        if contexts < 1 or states[0] % contexts:
+        contexts = as_whole("contexts", contexts)
+        if states[0] % contexts:
             raise InputError(f"contexts is {contexts}; give a number that divides {states[0]} states")
         self.transition, self.initial, self.discount, self.terminal = P, rho, gamma, ends
         self.contexts = contexts

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from .._core import InputError
+from .._core import InputError, as_floats
 
 Temperature = Float[Array, ""] | float
 
@@ -115,9 +115,7 @@ class KullbackLeibler(Regulariser):
     reference: Float[Array, "*S A"]
 
     def __init__(self, reference: ArrayLike | Sequence[object]):
-        self.reference = jnp.asarray(reference)
-        if not jnp.issubdtype(self.reference.dtype, jnp.floating):
-            self.reference = self.reference.astype(float)
+        self.reference = as_floats("reference", reference)
         if self.reference.ndim != 2:
             raise InputError(f"reference has shape {self.reference.shape}; give (states, actions)")
         if not isinstance(self.reference, Tracer):

@@ -12,7 +12,7 @@ from jax.lax import Precision
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from .._core import InputError
+from .._core import InputError, as_floats, as_indices, as_numbers, as_whole
 
 # GPUs multiply float32 matrices at TF32 by default: three digits, on which the residual never settles.
 _EXACT = Precision.HIGHEST
@@ -86,9 +86,7 @@ class SparseTransition(Transition):
     weights: Float[Array, "S A K"]
 
     def __init__(self, successors: ArrayLike, weights: ArrayLike):
-        self.successors = jnp.asarray(successors, jnp.int32)
-        w = jnp.asarray(weights)
-        self.weights = w if jnp.issubdtype(w.dtype, jnp.floating) else w.astype(float)
+        self.successors, self.weights = as_indices("successors", successors), as_floats("weights", weights)
         if self.weights.ndim != 3 or self.weights.size == 0 or self.successors.shape != self.weights.shape:
             raise InputError(
                 f"successors {self.successors.shape} and weights {self.weights.shape}: "
@@ -122,7 +120,13 @@ class SparseTransition(Transition):
         Raises:
             InputError: lengths disagree, or an index is out of range.
         """
-        row, to = np.asarray(rows, np.int64), np.asarray(successors, np.int64)
+        num_states, num_actions = as_whole("num_states", num_states), as_whole("num_actions", num_actions)
+        as_whole("num_states times num_actions", num_states * num_actions)
+        row, to = (
+            np.asarray(as_indices(name, given), np.int64)
+            for name, given in (("rows", rows), ("successors", successors))
+        )
+        as_numbers("weights", weights)
         weight = np.asarray(weights, np.float64)
         if row.ndim != 1 or not row.shape == to.shape == weight.shape:
             raise InputError(
@@ -153,8 +157,11 @@ class SparseTransition(Transition):
         Raises:
             InputError: the shape is not (S·A, S).
         """
+        num_actions = as_whole("num_actions", num_actions)
+        if not hasattr(matrix, "tocoo") or len(matrix.shape) != 2:
+            raise InputError(f"matrix is a {type(matrix).__name__}; give a sparse matrix of scipy")
         rows, columns = matrix.shape
-        if num_actions < 1 or rows != columns * num_actions:
+        if rows != columns * num_actions:
             raise InputError(f"matrix has shape {matrix.shape}; give (states·actions, states), row s·A + a")
         entries = matrix.tocoo()
         return cls.from_triplets(
@@ -212,9 +219,9 @@ class SharedTransition(Transition):
     group: Int[Array, " A"]
 
     def __init__(self, kernel: ArrayLike, group: ArrayLike | Sequence[object]):
-        self.kernel, self.group = jnp.asarray(kernel), jnp.asarray(group, jnp.int32)
+        self.kernel, self.group = as_floats("kernel", kernel), as_indices("group", group)
         shape = self.kernel.shape
-        if len(shape) != 3 or shape[0] != shape[2] or self.kernel.size == 0 or self.group.ndim != 1:
+        if len(shape) != 3 or shape[0] != shape[2] or 0 in (*shape, self.group.size) or self.group.ndim != 1:
             raise InputError(
                 f"kernel has shape {shape}, group {self.group.shape}: "
                 "give (states, groups, states) and (actions,)"

@@ -63,9 +63,7 @@ def ask(
     pairs = _checked_pairs(pairs)
     aside = [False] * len(pairs) if held_out is None else check_flags("held_out", held_out)
     if len(aside) != len(pairs):
-        raise InputError(
-            f"held_out has {len(aside)} entries for {len(pairs)} pairs: give one for each pair"
-        )
+        raise InputError(f"held_out has {len(aside)} entries for {len(pairs)} pairs: give one for each pair")
     if not pairs:
         return []
     _check_known(connection, pairs)

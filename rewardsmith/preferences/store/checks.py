@@ -1,6 +1,7 @@
 """What the store lets in: numbers of rows, texts of bounded length, names of people, ids of clips.
 
-The store keeps what a check returns, not what it was given: SQLite would keep a whole number of NumPy as bytes.
+The store keeps what a check returns, not what it was given: SQLite would keep a whole number of NumPy as
+bytes.
 """
 
 import operator
@@ -63,7 +64,7 @@ def check_probability(what: str, probability: float) -> float:
 
 def _is_between(number: Any, most: float) -> bool:
     # NaN is not.
-    return isinstance(number, Real) and not isinstance(number, bool) and 0 <= number <= most
+    return isinstance(number, Real) and not isinstance(number, bool) and 0 <= number <= most  # pyright: ignore
 
 
 def check_choice(what: str, value: str, choices: type[_Choice]) -> _Choice:

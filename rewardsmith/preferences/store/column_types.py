@@ -1,7 +1,7 @@
 """Types of the columns, which look at what comes out: SQLite keeps any value in any column.
 
-A database that was damaged, or that somebody else wrote into, is told from ours here, before a wrong value gets
-anywhere.
+A database that was damaged, or that somebody else wrote into, is told from ours here, before a wrong value
+gets anywhere.
 """
 
 from collections.abc import Callable

@@ -32,11 +32,10 @@ from sqlalchemy import Connection, insert, select, type_coerce
 
 from ..._core.atomic import writing
 from ..._core.errors import InputError
-from . import clock
+from . import clock, column_types
 from .answering import fall, stand
 from .asking import next_key, put_clip, store_uuid
 from .clip_files import arrays_path, film_path, read_clip, write_bytes
-from .column_types import number, words
 from .exchange_rows import BLOBS, Line, check_lines, schema
 from .people import labeller_called
 from .schema import ANSWERS, CLIPS, LABELLERS, LEASES, QUESTIONS, STANDING
@@ -91,8 +90,8 @@ def _lines() -> Any:
             QUESTIONS.c.origin_id.label("question"),
             LABELLERS.c.name.label("labeller"),
             ANSWERS.c.answer,
-            type_coerce(undone.c.origin, words(null=True)).label("undoes_store"),
-            type_coerce(undone.c.origin_sequence, number(null=True)).label("undoes"),
+            type_coerce(undone.c.origin, column_types.words(null=True)).label("undoes_store"),
+            type_coerce(undone.c.origin_sequence, column_types.number(null=True)).label("undoes"),
             ANSWERS.c.at,
             ANSWERS.c.response_seconds,
             *(QUESTIONS.c[name] for name in ("asked_at", "asked_by", "step", "overlap", "held_out")),

@@ -111,9 +111,7 @@ LEASES = Table(
     "leases",
     TABLES,
     Column("question", key(), ForeignKey("questions.id"), primary_key=True, autoincrement=False),
-    Column(
-        "labeller", key(), ForeignKey("labellers.id"), primary_key=True, autoincrement=False, index=True
-    ),
+    Column("labeller", key(), ForeignKey("labellers.id"), primary_key=True, autoincrement=False, index=True),
     _column("taken_at", moment()),
     _column("expires", moment()),
 )
