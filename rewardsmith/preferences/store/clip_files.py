@@ -95,15 +95,17 @@ def film_path(folder: Path, clip: str) -> Path:
 
 
 def write_clip(folder: Path, clip: str, arrays: bytes, film: Callable[[Path], None] | None) -> None:
-    """Put the files of a clip in place, whole and on disk; those that are there stay."""
-    write_bytes(arrays_path(folder, clip), arrays)
+    """Put the files of a clip in place, whole and on disk, or none; those that are there stay."""
     target = film_path(folder, clip)
     if film is None or target.exists():
+        write_bytes(arrays_path(folder, clip), arrays)
         return
     with writing(target) as temporary:
         film(temporary)
         if temporary.stat().st_size == 0:
             raise InputError("the film of a clip is empty: let `film` write an MP4 to the path it is given")
+        # A film that cannot be made leaves no arrays behind.
+        write_bytes(arrays_path(folder, clip), arrays)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
