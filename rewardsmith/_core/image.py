@@ -73,4 +73,4 @@ def stacked(frames: Any, stack: int) -> Any:
     # (..., L, stack, H, W, c), then the stack beside the channels.
     found = frames[..., windows, :, :, :]
     found = found.swapaxes(-4, -3).swapaxes(-3, -2)
-    return found.reshape(*found.shape[:-2], -1)
+    return found.reshape(*found.shape[:-2], found.shape[-2] * found.shape[-1])

@@ -84,6 +84,8 @@ class ComparisonQueue:
             self._check_frames(first)
             self._check_frames(second)
         kept = np.flatnonzero(~np.isnan(label))
+        if not len(kept):
+            return
         slots = (self.total + np.arange(len(kept))) % self.capacity
         for name in ("observations", "actions", "valid"):
             pair = np.stack([getattr(first, name)[kept], getattr(second, name)[kept]], axis=1)

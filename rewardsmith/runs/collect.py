@@ -180,7 +180,8 @@ class Collector:
             clips = self._fresh(2 * count, act, rng)
         else:
             clips = self._recorded(2 * count, rng) if choose is None else self._chosen(count, choose, rng)
-        if self.needs.branches:
+        # Of fresh clips there may be none: all ended too early.
+        if self.needs.branches and len(clips.valid):
             clips = self._branched(clips, act, rng)
         if self.config.films:
             starts = {START + name: array for name, array in self._starts(clips).items()}
@@ -200,7 +201,8 @@ class Collector:
     ) -> tuple[Clips, Clips, np.ndarray]:
         """Pairs of clips as of `pairs`, with the answers of a synthetic teacher, put into the queue."""
         first, second = self.pairs(count, act, rng, fresh=fresh, choose=choose)
-        label = teacher.answer(first.true_reward, second.true_reward, rng)
+        asked = len(first.valid) > 0
+        label = teacher.answer(first.true_reward, second.true_reward, rng) if asked else np.zeros(0)
         self.put(first, second, label, step)
         return first, second, label
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class PeoplesDesk(Desk):
         self._read = self._asked = 0
         # Of this run's own questions that wait: the true rewards, for the fallback alone.
         self._pending: dict[int, TrueReward] = {}
+        # When they were asked, by the clock that nobody sets.
+        self._asked_at: dict[int, float] = {}
         self._held_out: dict[int, tuple[Clips, Clips, float]] = {}
         self._recalled = False
         self._last_answer: float | None = None
@@ -111,6 +113,7 @@ class PeoplesDesk(Desk):
         )
         for index, number in zip(rows, numbers, strict=True):
             self._pending[number] = TrueReward.stack([first.true_reward[index], second.true_reward[index]])
+            self._asked_at[number] = time.monotonic()
         self._asked += len(numbers)
         if self._last_answer is None:
             self._last_answer = time.monotonic()
@@ -140,8 +143,7 @@ class PeoplesDesk(Desk):
         deadline = self._config.answer_deadline
         if deadline is None or not self._pending:
             return
-        oldest = datetime.now(UTC) - timedelta(seconds=deadline)
-        late = [number for number in self._pending if self._store.question(number).asked_at < oldest]
+        late = [number for number in self._pending if self._age(number) > deadline]
         withdrawn = self._store.withdraw(late)
         rewards = [self._pending.pop(number) for number in withdrawn]
         # Whoever was not answered was not asked: the budget is for answers.
@@ -160,6 +162,18 @@ class PeoplesDesk(Desk):
         aside = np.array([question.held_out for question in questions])
         collector.put(first, second, np.where(aside, np.nan, label), moment.step)
         self._asked += len(withdrawn)
+
+    def _age(self, question: int) -> float:
+        """Seconds for which a question has waited.
+
+        The wall clock tells of the time before this process alone: it may be set at any moment, and must
+        neither withdraw what people have just been asked nor leave a question open for ever.
+        """
+        now = time.monotonic()
+        if question not in self._asked_at:
+            before = datetime.now(UTC) - self._store.question(question).asked_at
+            self._asked_at[question] = now - max(0.0, before.total_seconds())
+        return now - self._asked_at[question]
 
     # ---- answers --------------------------------------------------------------------------------
 
@@ -187,8 +201,9 @@ class PeoplesDesk(Desk):
         agreed: list[bool] = []
         taken_back = {record.undoes for record in records if record.undoes is not None}
         collector.queue.remove(taken_back)
-        for number in taken_back:
-            self._held_out.pop(number, None)
+        self._held_out = {
+            number: known for number, known in self._held_out.items() if number not in taken_back
+        }
         answered = standing(records)
         for begin in range(0, len(answered), _TOGETHER):
             agreed += self._learn(answered[begin : begin + _TOGETHER], collector, moment).tolist()

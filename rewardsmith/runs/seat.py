@@ -191,11 +191,12 @@ class Seat:
     def set_state(self, state: dict[str, Any], step: int) -> None:
         """Put back what `get_state` gave at `step`, and forget the metrics recorded since."""
         self.folder.forget_snapshots(step)
-        self.observation = state["observation"]
         if self.env.restorable:
+            self.observation = state["observation"]
             self.env.set_state(state["env"])
         else:
-            self.env.reset(int(self.rng(RESET, step).integers(2**31)))
+            # As it was in the checkpoint, but for worlds that do not heed their seed.
+            self.observation = self.env.reset(int(self.rng(RESET, step).integers(2**31)))
         if self.collector is not None:
             self.collector.set_state(state["collector"])
         if self.desk is not None:
