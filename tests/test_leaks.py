@@ -10,12 +10,10 @@ import gymnasium
 import hypothesis.strategies as st
 import jax
 import numpy as np
-import polars as pl
 import pytest
 from gymnasium.envs.classic_control import PendulumEnv
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as drawing
-from safetensors.numpy import load_file
 
 from rewardsmith._core import TracedTrueReward, TrueReward, TrueRewardReader
 from rewardsmith.envs import GymnasiumEnv, MujocoBatchEnv
@@ -25,11 +23,11 @@ from rewardsmith.runs import training
 from rewardsmith.runs.audit import subject as subjects
 from rewardsmith.runs.audit.run import audit_run
 from rewardsmith.runs.choices import ESTIMATORS, METHODS, TEACHERS
-from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.train import resume, train
+from tests.left_behind import differing
 from tests.line_walk import BUDGET
 from tests.native_walk import Walk
-from tests.small_runs import CLOCK, killed_at, measured, settings
+from tests.small_runs import killed_at, measured, settings
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 FUZZ = os.environ.get("REWARDSMITH_FUZZ") == "1"
@@ -43,9 +41,6 @@ SMALL = {
     "snapshot_every": None,
     "checkpoint_every": 160,
 }
-# What differs between two runs that found the same.
-OF_THE_TIME = ("recorder", "seconds"), ("recorder", "clock")
-
 # Episodes that are cut, and that can be restored, and episodes that end early.
 CUT, ENDING = "ShortPendulum-v0", "CartPole-v1"
 CASES = {
@@ -157,41 +152,7 @@ def blind(monkeypatch):
     monkeypatch.setattr("rewardsmith.runs.experiment.make_teacher", lambda config: Blind())
 
 
-# ---- what is compared ---------------------------------------------------------------------------
-
-
-def everything(folder: RunFolder):
-    """All that a run left, by name, but true rewards under seal, the returns of its evaluations, and time."""
-    found = {}
-    for path in sorted(
-        entry for entry in folder.path.rglob("*") if entry.is_file() and entry.name != ".lock"
-    ):
-        name = path.relative_to(folder.path).as_posix()
-        if path.suffix == ".safetensors":
-            for array, values in load_file(path).items():
-                if "true_reward" not in array and not any(all(p in array for p in t) for t in OF_THE_TIME):
-                    found[f"{name} {array}"] = values.tobytes()
-        elif name == "metrics.parquet":
-            returns = ["true_return", "true_return_std"]
-            found |= {f"{name} {c.name}": c.to_list() for c in measured(folder).drop(returns)}
-            assert not set(CLOCK) & found.keys()
-        elif path.suffix == ".parquet":
-            found |= {f"{name} {c.name}": c.to_list() for c in pl.read_parquet(path)}
-        else:
-            found[name] = path.read_bytes()
-    return found
-
-
-def differing(folder, other):
-    """Names of what is not the same."""
-    first, second = everything(folder), everything(other)
-    assert len(first) > 50 and any("follower" in name for name in first)
-    return {n for n in first.keys() | second.keys() if not _same(first.get(n), second.get(n))}
-
-
-def _same(first, second):
-    # NaN in a column equals itself here.
-    return first == second or (isinstance(first, list) and repr(first) == repr(second))
+# ---- what differs ---------------------------------------------------------------------------------
 
 
 def many_worlds(examples):
