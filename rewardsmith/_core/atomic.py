@@ -42,7 +42,12 @@ def writing(path: Path) -> Generator[Path, None, None]:
     try:
         with write_atomically(path) as temporary:
             yield temporary
-    except (OSError, SafetensorError) as error:
+    except InputError:
+        raise
+    except Exception as error:
+        # Libraries written in Rust have errors of their own for it, which quote the system's.
+        if not isinstance(error, OSError | SafetensorError) and "(os error " not in str(error):
+            raise
         reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
         raise InputError(
             f"cannot write {path} ({reason}): free some space or mend its permissions; "

@@ -55,7 +55,10 @@ def film_comparisons(path: Path | str, count: int, out: Path | None = None) -> P
     """
     folder, config, compared = newest_comparisons(path, count)
     out = folder.path / "clips" if out is None else out
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {out} ({error.strerror}): give another --out") from error
     told: list[dict[str, Any]] = []
     with _filmer(config) as filmer:
         for pair in compared:

@@ -1,5 +1,6 @@
 """Clips as files of one folder: what nets see (safetensors) and what people see (MP4)."""
 
+import contextlib
 import hashlib
 import json
 import time
@@ -128,5 +129,7 @@ def sweep(folder: Path) -> None:
     """Remove what writers that died left under temporary names, once it is a day old."""
     for left in folder.glob(".*-*"):
         is_ours = left.suffix in (".safetensors", ".mp4") and left.is_file()
-        if is_ours and time.time() - left.stat().st_mtime > _DAY_SECONDS:
-            left.unlink(missing_ok=True)
+        # Another process may give it its name, or sweep it, at any moment.
+        with contextlib.suppress(FileNotFoundError):
+            if is_ours and time.time() - left.stat().st_mtime > _DAY_SECONDS:
+                left.unlink()

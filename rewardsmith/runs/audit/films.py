@@ -70,7 +70,7 @@ def film_disagreements(
                             int(number) * config.clip_length,
                         )
                     )
-    except InputError as error:
+    except (InputError, OSError) as error:
         return (), f"There are no films: {error}."
     return tuple(found), ""
 
