@@ -122,9 +122,10 @@ def as_tolerance(name: str, value: Any) -> float:
         InputError: another number, or none.
     """
     number = value.item() if isinstance(value, np.ndarray | jax.Array) and value.size == 1 else value
-    if not isinstance(number, Real) or isinstance(number, bool) or not 0 <= number < np.inf:  # pyright: ignore
+    real: Any = number if isinstance(number, Real) and not isinstance(number, bool) else np.nan
+    if not 0 <= real < np.inf:
         raise InputError(f"{name} is {said(value)}; give a number >= 0, such as 1e-9")
-    return float(number)
+    return float(real)
 
 
 def said(value: Any) -> str:

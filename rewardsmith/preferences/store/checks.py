@@ -63,8 +63,8 @@ def check_probability(what: str, probability: float) -> float:
 
 
 def _is_between(number: Any, most: float) -> bool:
-    # NaN is not.
-    return isinstance(number, Real) and not isinstance(number, bool) and 0 <= number <= most  # pyright: ignore
+    real: Any = number if isinstance(number, Real) and not isinstance(number, bool) else float("nan")
+    return 0 <= real <= most
 
 
 def check_choice(what: str, value: str, choices: type[_Choice]) -> _Choice:

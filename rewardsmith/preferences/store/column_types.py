@@ -38,7 +38,7 @@ class Kept(TypeDecorator[Any]):
     def __init__(self, kind: TypeEngine[Any], what: str, fits: Callable[[Any], bool], null: bool = False):
         super().__init__()
         self.kind, self.what, self.fits, self.null = kind, what, fits, null
-        self.impl = kind  # pyright: ignore[reportAttributeAccessIssue]
+        self.impl = kind
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """See `TypeDecorator`."""
