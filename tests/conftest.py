@@ -55,7 +55,10 @@ def forget_programs():
 
 @pytest.fixture(scope="module")
 def compile_quickly():
-    """For files whose programs run once or twice: compiling them well would take longer than it saves."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """For files whose programs run once or twice: compiling them well would take longer than it saves. The
+    commands that they start do as they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)

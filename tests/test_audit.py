@@ -40,6 +40,8 @@ from rewardsmith.runs.train import resume, train, train_seeds
 from tests.line_walk import BUDGET, STEPS, audited_pendulum, planted
 from tests.small_runs import killed_at, settings
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 LINE = {
     "env": "tests.line_walk:LineWalk-v0",
     "steps": 320,

@@ -10,6 +10,8 @@ from rewardsmith.runs import choices
 from rewardsmith.runs.choosing import Chooser
 from rewardsmith.runs.train import resume, train
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 CHOOSING = {"env": "Pendulum-v1", "candidates": 4, "snapshot_every": None}
 
 

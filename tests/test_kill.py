@@ -15,6 +15,8 @@ from rewardsmith.runs.train import resume, train
 from tests.dying import Moments, watched
 from tests.small_runs import assert_same, settings
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 ROOT = Path(__file__).parents[1]
 DEATHS = 30 if os.environ.get("REWARDSMITH_SOAK") == "1" else 3
 

@@ -19,6 +19,8 @@ from rewardsmith.runs.train import resume, train
 from rewardsmith.runs.training import Training
 from tests.small_runs import settings
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 BROKEN_AT = 60
 
 

@@ -12,6 +12,8 @@ from rewardsmith.runs.exploration import with_fresh_critics
 from rewardsmith.runs.train import resume, train
 from rewardsmith.runs.training import Training
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def by_sorting(states, visited, scale, neighbours):
     distances = np.linalg.norm((visited[None] - states[:, None]) / scale, axis=2)

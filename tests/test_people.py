@@ -25,7 +25,10 @@ ASKING = {
     "answer_wait": 4.0,
     "snapshot_every": None,
 }
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*ffmpeg:ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed file.*ffmpeg:ResourceWarning"),
+    pytest.mark.usefixtures("compile_quickly"),
+]
 
 
 class Person(threading.Thread):

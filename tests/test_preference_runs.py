@@ -13,6 +13,8 @@ from rewardsmith.runs.train import resume
 from tests.small_runs import assert_same, killed_at, measured, settings
 from tests.test_train_pictures import PICTURES, small_networks, worlds  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 KINDS = {"regret": RewardEnsemble, "general": EmbeddingEnsemble, "mixture": GroupEnsemble}
 
 

@@ -1,4 +1,4 @@
-"""The training loop: resumed runs equal uninterrupted ones, and the true reward reaches no learner."""
+"""The training loop: resumed runs equal uninterrupted ones."""
 
 import signal
 from pathlib import Path
@@ -8,15 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from rewardsmith._core import InputError, TrueReward
-from rewardsmith.envs import MujocoBatchEnv
-from rewardsmith.preferences import Teacher
+from rewardsmith._core import InputError
 from rewardsmith.runs import seat as seat_module
 from rewardsmith.runs.choices import ESTIMATORS, METHODS
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.train import Stopped, resume, train
 from rewardsmith.runs.training import Training
-from tests.small_runs import assert_same, killed_at, learned, measured, settings
+from tests.small_runs import assert_same, killed_at, settings
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 class Drifting(gymnasium.Env):
@@ -105,51 +105,6 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
     newest.write_bytes(bytes(data))
     assert_same(whole, resume(tmp_path / "cut"))
     assert f"skipped checkpoint {newest.name}" in capsys.readouterr().out
-
-
-class Blind(Teacher):
-    """Answers by chance, whatever the rewards."""
-
-    def answer(self, first, second, rng):
-        return rng.integers(0, 2, first.shape[0]).astype(float)
-
-
-@pytest.mark.parametrize(
-    ("method", "estimator", "sees"),
-    [
-        ("sobirl", "suffix", False),
-        ("sobirl", "one-step", False),
-        ("sobirl", "branch", False),
-        ("stoc-sobirl", "adjoint", False),
-        ("drlhf", "one-step", False),
-        ("hpgd", "one-step", False),
-        ("bc-hg", "one-step", False),
-        ("pbrl", "one-step", False),
-        ("parl", "one-step", False),
-        ("itd", "one-step", False),
-        ("sac", "one-step", True),
-    ],
-)
-def test_no_learner_but_the_ceiling_can_tell_true_rewards_apart(
-    tmp_path, monkeypatch, method, estimator, sees
-):
-    """Other true rewards, same answers: every array a learner holds must stay what it was, bit for bit."""
-    monkeypatch.setattr("rewardsmith.runs.experiment.make_teacher", lambda config: Blind())
-    config = settings(env="HalfCheetah-v5", method=method, estimator=estimator)
-    plain = train(config, tmp_path / "plain")
-    step = MujocoBatchEnv.step
-
-    def poisoned(self, action):
-        result = step(self, action)
-        return result._replace(reward=TrueReward(np.full(self.num_envs, 1e6)))
-
-    monkeypatch.setattr(MujocoBatchEnv, "step", poisoned)
-    other = train(config, tmp_path / "other")
-    ours, theirs = learned(plain), learned(other)
-    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), ours, theirs)
-    assert all(jax.tree.leaves(same)) is not sees
-    returns = [measured(run)["true_return"].drop_nulls()[-1] for run in (plain, other)]
-    assert returns[0] != returns[1], "the poison must have reached the evaluator"
 
 
 def test_early_ends_are_warned_of(tmp_path):

@@ -27,6 +27,8 @@ from rewardsmith.runs.seat import Seat
 from rewardsmith.runs.train import resume, train
 from tests.small_runs import assert_same, killed_at, learned, measured, settings
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 SIDE, FRAME_SKIP = 24, 4
 PICTURES = {"hidden": (16,), "leader_steps": 2, "leader_warmup_steps": 4, "frame_stack": 2}
 
