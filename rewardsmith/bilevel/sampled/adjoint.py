@@ -5,7 +5,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from ..._core import InputError
 from ._blocks import over_tuples
@@ -117,7 +117,7 @@ class FittedAdjoint(Estimator):
     def _next_features(self, visits: Visits, policy: Policy, key: PRNGKeyArray) -> Float[Array, "2 N f"]:
         """Two independent means over fresh actions, or twice the sum over all."""
 
-        def expected(observation: Array, keys: PRNGKeyArray) -> Float[Array, "2 f"]:
+        def expected(observation: Array, keys: Key[Array, "2 K"]) -> Float[Array, "2 f"]:
             if isinstance(policy, FinitePolicy):
                 probabilities = policy.probabilities(observation)
                 actions = jnp.arange(probabilities.shape[0])
