@@ -1,13 +1,21 @@
-"""All that a run leaves in its folder, and what of it two runs do not share."""
+"""All that a run leaves in its folder, what of it two runs do not share, and many runs of one program."""
+
+import contextlib
+import dataclasses
 
 import polars as pl
+import pytest
 from safetensors.numpy import load_file
 
+from rewardsmith.runs import experiment, training
+from rewardsmith.runs.choices import HUMAN
 from rewardsmith.runs.folder import RunFolder
 from tests.small_runs import measured
 
 # What differs between two runs that found the same.
 _OF_THE_TIME = ("['recorder']['seconds']", "['recorder']['clock']")
+# Programs that are kept at a time.
+_KEPT = 3
 _RETURNS = ["true_return", "true_return_std"]
 
 
@@ -40,3 +48,26 @@ def differing(folder: RunFolder, other: RunFolder):
     first, second = everything(folder), everything(other)
     assert len(first) > 50 and any("follower" in name for name in first)
     return {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)}
+
+
+@contextlib.contextmanager
+def shared_programs():
+    """Inside, runs of the same settings use the same compiled programs: to make them takes longest."""
+    made, make = {}, training.Experiment
+    # What no program depends on.
+    apart = {"seed": 0, "store": None, "overlap": 1, "film_clips": False}
+
+    def shared(config, spec, lanes):
+        key = (dataclasses.replace(config, **apart), spec.env_id)
+        if key not in made:
+            if len(made) == _KEPT:
+                made.pop(next(iter(made)))
+            made[key] = make(config, spec, lanes)
+        elif config.teacher != HUMAN:
+            # Whoever is the teacher by now.
+            made[key].teacher = experiment.make_teacher(config)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Experiment", shared)
+        yield

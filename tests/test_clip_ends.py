@@ -20,12 +20,12 @@ from rewardsmith.bilevel import Needs
 from rewardsmith.envs import EnvSpec, StepResult, VectorEnv
 from rewardsmith.envs.native import NativeEnv, NativeTransition, NativeVectorEnv
 from rewardsmith.preferences import Clips, Oracle
-from rewardsmith.runs import training
 from rewardsmith.runs.clip_arrays import clip_arrays, clips_from_arrays
 from rewardsmith.runs.collect import Collector
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.train import resume, train
+from tests.left_behind import shared_programs
 from tests.small_runs import killed_at, settings
 
 FUZZ = os.environ.get("REWARDSMITH_FUZZ") == "1"
@@ -358,15 +358,9 @@ def check_run(folder, config):
 
 
 @pytest.mark.usefixtures("compile_quickly")
-def test_no_clip_of_a_run_that_dies_and_goes_on_crosses_an_end(tmp_path, telling, monkeypatch):
+def test_no_clip_of_a_run_that_dies_and_goes_on_crosses_an_end(tmp_path, telling):
     config = settings(**SMALL, env="Telling-v0", method="sobirl", estimator="suffix")
-    made, count = [], itertools.count()
-
-    def shared(*arguments, make=training.Experiment):
-        made.append(made[0] if made else make(*arguments))
-        return made[0]
-
-    monkeypatch.setattr(training, "Experiment", shared)
+    count = itertools.count()
 
     @drawing(
         max_examples=20 if FUZZ else 2,
@@ -384,7 +378,8 @@ def test_no_clip_of_a_run_that_dies_and_goes_on_crosses_an_end(tmp_path, telling
         resume(out)
         check_run(out, config)
 
-    with_ends()
+    with shared_programs():
+        with_ends()
 
 
 @pytest.mark.usefixtures("compile_quickly")

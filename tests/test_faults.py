@@ -26,6 +26,7 @@ from rewardsmith.runs.metrics import read_metrics
 from rewardsmith.runs.train import resume, train
 from rewardsmith.runs.training import Training
 from tests.commands import command
+from tests.left_behind import shared_programs
 from tests.small_runs import assert_same, killed_at, settings
 from tests.store_databases import answer, ask, let_in, taken
 from tests.test_held_out import Film
@@ -38,6 +39,12 @@ SMALL = {
     "leader_steps": 2, "leader_warmup_steps": 4, "snapshot_every": None, "checkpoint_every": 80,
 }  # fmt: skip
 YEAR = 366 * 86400
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    with shared_programs():
+        yield
 
 
 @pytest.fixture(scope="module")

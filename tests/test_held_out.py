@@ -14,10 +14,10 @@ from hypothesis import settings as drawing
 from safetensors.numpy import load_file
 
 from rewardsmith.preferences.store import Answer, Store
-from rewardsmith.runs import people, training
+from rewardsmith.runs import people
 from rewardsmith.runs.attribution.run import Options, influence_of_run
 from rewardsmith.runs.train import resume, train
-from tests.left_behind import differing
+from tests.left_behind import differing, shared_programs
 from tests.small_runs import killed_at, measured, settings
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -85,6 +85,12 @@ class Crowd:
                     store.answer(question.id, who, self.says(question, who, turn), request=str(uuid.uuid4()))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    with shared_programs():
+        yield
+
+
 @pytest.fixture
 def crowd(monkeypatch):
     """A list whose last member answers whatever a run asks."""
@@ -96,13 +102,6 @@ def crowd(monkeypatch):
 
     monkeypatch.setattr(people, "ClipFilmer", Film)
     monkeypatch.setattr(people.PeoplesDesk, "_post", posted)
-    made, make = [], training.Experiment
-
-    def shared(*arguments):
-        made.append(made[0] if made else make(*arguments))
-        return made[0]
-
-    monkeypatch.setattr(training, "Experiment", shared)
     return crowds
 
 
