@@ -125,7 +125,7 @@ def check_world(world):
     assert P.shape == (world.num_states, world.num_actions, world.num_states)
 
 
-@examples(250, 15_000)
+@examples(250, 10_000)
 @given(spoilt(WORLD))
 def test_a_world_of_any_parts_is_refused_or_sound(parts):
     world = made(lambda: rs.MDP(**parts))
@@ -142,7 +142,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@examples(80, 5_000)
+@examples(80, 3_000)
 @given(st.data())
 def test_a_transition_of_any_parts_is_refused_or_sound(form, data):
     build, good = FORMS[form]
@@ -165,7 +165,7 @@ def test_indices_are_not_cut_down_to_others():
         rs.SharedTransition([[[1.0]]], np.array([2**32]))
 
 
-@examples(60, 4_000)
+@examples(60, 2_000)
 @given(spoilt(FOLLOWER), st.sampled_from([None, "x", 1.0, TABLE]))
 def test_a_follower_of_any_reward_is_refused_or_finite(parts, other):
     world = rs.MDP(TABLE, [1.0, 0.0], 0.9)
@@ -177,7 +177,7 @@ def test_a_follower_of_any_reward_is_refused_or_finite(parts, other):
     assert refused(lambda: rs.solve_follower(other, FOLLOWER["reward_table"], 0.5))
 
 
-@examples(150, 8_000)
+@examples(150, 5_000)
 @given(spoilt({"reference": [[0.5, 0.5], [1.0, 0.0]]}), ODD, ODD)
 def test_regularisers_and_simulated_worlds_of_any_kind(parts, discount, horizon):
     found = made(lambda: rs.KullbackLeibler(**parts))

@@ -117,6 +117,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there that can be looked at; a name that no disk takes is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def read_clip(path: Path) -> bytes:
     """What a file of a clip holds."""
     try:

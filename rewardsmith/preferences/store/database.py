@@ -13,6 +13,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from ..._core.errors import InputError
+from .clip_files import is_file
 from .schema import STORE, check_version, prepare
 
 FILE = "answers.sqlite"
@@ -117,7 +118,7 @@ def open_database(where: Path | str, *, create: bool) -> Database:
 
 def _sqlite(folder: Path, create: bool) -> Database:
     path = folder / FILE
-    if not create and not path.is_file():
+    if not create and not is_file(path):
         raise InputError(f"no store at {folder}: give the folder that holds {FILE}")
     try:
         folder.mkdir(parents=True, exist_ok=True)

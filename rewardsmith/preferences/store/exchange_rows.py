@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..._core.errors import InputError
 from . import clock
 from .checks import check_clip_id, check_name, check_number, check_seconds, check_text, shown
-from .clip_files import from_bytes
+from .clip_files import from_bytes, is_file
 from .records import Answer
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def check_lines(path: Path) -> list[Line]:
     """
     import polars as pl
 
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"no file {path}: give one that was exported from a store")
     try:
         scanned = pl.scan_parquet(path)
