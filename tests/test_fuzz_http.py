@@ -280,7 +280,7 @@ def check(site, method, target, headers, chunks):
     return status
 
 
-@examples(120, 4_000)
+@examples(120, 1_500)
 @given(st.data())
 def test_no_request_is_more_than_the_site_can_answer(site, data):
     for _ in range(5):

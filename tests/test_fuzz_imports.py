@@ -134,3 +134,19 @@ def test_arrays_that_unpack_to_far_more_are_refused_within_bounds(good, frame, t
     rows = frame.head(1).with_columns(pl.lit(bytes(2**24)).alias("first_arrays"))
     bomb = pl.concat([rows] * 64)
     _import(good, lambda path: bomb.write_parquet(path, compression="zstd"))
+
+
+@pytest.mark.parametrize("moment", [2**62, -(2**62)])
+def test_moments_of_no_year_are_refused(good, frame, moment):
+    at = pl.lit(moment).cast(pl.Datetime("us", "UTC")).alias("at")
+    _import(good, frame.with_columns(at).write_parquet)
+
+
+def test_a_reader_that_panics_is_told_in_one_line(good, frame, monkeypatch):
+    """Polars does at some damaged files; what it raises then is no Exception."""
+
+    def panics(*_, **__):
+        raise pl.exceptions.PanicException("assertion failed")
+
+    monkeypatch.setattr(pl, "scan_parquet", panics)
+    _import(good, frame.write_parquet)

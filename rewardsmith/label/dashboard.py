@@ -185,7 +185,7 @@ def read_returns(run: Path | None) -> list[dict[str, Any]]:
         frame = pl.read_parquet(path.read_bytes())
         frame = frame.filter(pl.col("kind") == "eval", pl.col("true_return").is_finite())
         rows = frame.select(columns).sort("step").to_dicts()
-    except (pl.exceptions.PolarsError, OSError):
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         # The run may be writing for the first time, or be of another version: its answers still show.
         return []
     return [{"step": row["step"], "mean": row["true_return"], "std": row["true_return_std"]} for row in rows]

@@ -76,7 +76,17 @@ def check_lines(path: Path) -> list[Line]:
         for start in range(0, count, _AT_ONCE):
             rows = scanned.slice(start, _AT_ONCE).collect().to_dicts()
             lines += _checked(rows, start + 1, path)
-    except (pl.exceptions.PolarsError, OSError, OverflowError) as error:
+    except InputError:
+        raise
+    # ValueError and OverflowError: moments of years that Python does not know. A reader written in another
+    # language panics at some damaged files, which is no Exception here.
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        OSError,
+        OverflowError,
+        ValueError,
+    ) as error:
         raise InputError(f"{path} cannot be read as parquet ({shown(str(error))}): export it anew") from error
     return lines
 
