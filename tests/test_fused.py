@@ -12,6 +12,8 @@ from rewardsmith.runs.train import resume, train, train_seeds
 from rewardsmith.runs.training import Training
 from tests.small_runs import assert_same, killed_at, measured, settings
 
+pytest.importorskip("gymnax")
+
 NATIVE = {"env": "gymnax/Pendulum-v1", "learning_rate": 1e-4}
 METHODS = {
     "sac": {"method": "sac"},

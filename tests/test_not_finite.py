@@ -135,6 +135,7 @@ def test_finite_numbers_are_no_matter():
 
 
 def test_what_a_fused_loop_was_given_reaches_no_checkpoint(tmp_path, monkeypatch):
+    pytest.importorskip("gymnax")
     advance = FusedLoop.advance
 
     def spoil(self, phase, followers, memory, leader, keys, drawn, step, count):
