@@ -1,4 +1,4 @@
-"""Print the oldest release series of each requirement that pyproject.toml allows, for pip.
+"""Print the oldest version of each requirement that pyproject.toml allows, those of the extras too, for pip.
 
 python tests/oldest.py
 """
@@ -7,4 +7,5 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-print(*(line.replace(">=", "==") + ".*" for line in project["dependencies"]), sep="\n")
+groups = [project["dependencies"], *project["optional-dependencies"].values()]
+print(*(line.replace(">=", "==") for group in groups for line in group), sep="\n")
