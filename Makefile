@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help setup system servers demo test soak package oldest lint docs bench bench-gpu results pictures four-rooms scale clean
+.PHONY: help setup system servers demo test soak package oldest newest lint docs bench bench-gpu results pictures four-rooms scale clean
 help:
 	@echo "make demo        learn a reward for HalfCheetah-v5 from comparisons, film the policy, write a report"
 	@echo "make test        run the tests"
 	@echo "make soak        two hours of training and labelling; the label server under load, it and runs killed (2 h 20 min)"
 	@echo "make package     the wheel in an empty environment, used there, with a list of what that holds (SBOM)"
 	@echo "make oldest      tests of every room with the oldest dependencies that are allowed (about 5 minutes)"
+	@echo "make newest      the same with the newest dependencies there are, under PYTHON_NEWEST (python3.13)"
 	@echo "make lint        style and types, and the site without a warning"
 	@echo "make docs        the site, in site/: open site/index.html"
 	@echo "make results     the runs behind docs/results.md (about three hours)"
@@ -69,17 +70,29 @@ package: setup
 	$(BIN)/cyclonedx-py environment .package/bin/python --output-reproducible -o dist/sbom.json
 	@rm -rf .package && ls dist
 
-OLDEST := serialise cli labels label_api store store_clips store_people envs atari_env image_envs mujoco_batch \
-  plot_report solve_command leaders sac_losses hypergradient follower mdp run_folder distances
+# Tests of every room, and what they need beside the package and its extras.
+ROOMS := serialise cli labels label_api store store_clips store_people envs atari_env image_envs mujoco_batch \
+  plot_report solve_command leaders sac_losses hypergradient follower mdp run_folder distances fused native_brax
+TESTERS := pytest beartype hypothesis httpx playwright mpmath "minari[create,hdf5]"
 oldest: setup
 	$(PYTHON) -m venv .oldest
 	.oldest/bin/python -m pip install --quiet "pip>=25.1"
 	$(BIN)/python tests/oldest.py >.oldest/requirements.txt
-	.oldest/bin/python -m pip install --quiet --requirement .oldest/requirements.txt pytest beartype hypothesis httpx \
-	  playwright "psycopg[binary]" "minari[create,hdf5]" mpmath
+	.oldest/bin/python -m pip install --quiet --requirement .oldest/requirements.txt $(TESTERS)
 	.oldest/bin/python -m pip install --quiet --no-deps .
-	.oldest/bin/python -m pytest -q -o filterwarnings=default $(OLDEST:%=tests/test_%.py)
+	.oldest/bin/python -m pytest -q -o filterwarnings=default $(ROOMS:%=tests/test_%.py)
 	@rm -rf .oldest
+
+# Without gymnax, whose newest holds JAX and Gymnasium back. JAX needs Python 3.12 or later since 0.11.
+PYTHON_NEWEST ?= python3.13
+newest:
+	rm -rf .newest
+	$(PYTHON_NEWEST) -m venv .newest
+	.newest/bin/python -m pip install --quiet --upgrade pip
+	.newest/bin/python -m pip install --quiet ".[postgresql,minari,brax,playground,ray,tune]" $(TESTERS)
+	.newest/bin/python -m pip list
+	.newest/bin/python -m pytest -q $(ROOMS:%=tests/test_%.py)
+	@rm -rf .newest
 
 lint: setup
 	$(BIN)/ruff check
@@ -129,4 +142,4 @@ results: setup
 	  --out ../../docs/images/estimators.png
 
 clean:
-	rm -rf .venv .bench .package .oldest dist site .pytest_cache .ruff_cache
+	rm -rf .venv .bench .package .oldest .newest dist site .pytest_cache .ruff_cache
