@@ -1,6 +1,7 @@
 """What the fuzz tests share: how many inputs, how good ones are spoilt, and what a refusal looks like.
 
-A few inputs in `make test`, the same at each run; with REWARDSMITH_FUZZ=1 thousands, others at each run.
+A few inputs in `make test`, the same at each run; with REWARDSMITH_FUZZ=1 thousands, others at each run;
+with another number so many times as many.
 """
 
 import contextlib
@@ -8,18 +9,20 @@ import copy
 import faulthandler
 import hashlib
 import json
+import math
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 
 import hypothesis.strategies as st
-from commands import command
 from hypothesis import HealthCheck, settings
 
 from rewardsmith._core import InputError
+from tests.commands import command
 
-LONG = os.environ.get("REWARDSMITH_FUZZ") == "1"
+LONG = float(os.environ.get("REWARDSMITH_FUZZ") or 0)
 _MARK = "\ue000spoilt\ue000"
 
 json_fragments = st.sampled_from(
@@ -37,7 +40,7 @@ json_fragments = st.sampled_from(
 def examples(quick: int, long: int) -> settings:
     """How a fuzz test runs: so many inputs in `make test`, so many in `make fuzz`."""
     return settings(
-        max_examples=long if LONG else quick,
+        max_examples=max(quick, round(LONG * long)),
         derandomize=not LONG,
         database=None,
         deadline=None,
@@ -106,37 +109,45 @@ def spoilt_bytes(draw, content: bytes) -> bytes:
 
 
 class Hang(BaseException):
-    """A call took too long. No `Exception`, so that no handler in the package takes it for a mistake."""
+    """A call took too long, or too much memory.
+
+    No `Exception`, so that no handler in the package takes it for a mistake.
+    """
 
 
 @contextlib.contextmanager
-def bounded(seconds: float = 60.0, gigabytes: float | None = None):
-    """What runs inside fails after so many seconds, and with `MemoryError` beyond so much more memory.
+def bounded(seconds: float = 300.0, gigabytes: float | None = None):
+    """What runs inside fails after so many seconds, or when it fills so much more memory.
 
-    Inside compiled code Python cannot interrupt: there the process ends, with all its traces, after three
-    times as long.
+    Looked at twice a second. Inside compiled code Python cannot interrupt: there the process ends, with all
+    its traces, after three times as long. (A limit on the address space would be stricter, but the threads
+    of Polars wait for ever under one.)
     """
+    end, most = time.monotonic() + seconds, math.inf if gigabytes is None else gigabytes * 2**30 + _memory()
 
-    def stop(*_):
-        raise Hang(f"not done after {seconds} s")
+    def look(*_):
+        if time.monotonic() > end:
+            raise Hang(f"not done after {seconds} s")
+        if _memory() > most:
+            raise Hang(f"took more than {gigabytes} GB")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    if gigabytes is not None:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + int(gigabytes * 2**30), limits[1]))
+    before = signal.signal(signal.SIGALRM, look)
     faulthandler.dump_traceback_later(3 * seconds, exit=True, file=2)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, 0.5), 0.5)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
-        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-def refused(call, seconds: float = 60.0, gigabytes: float | None = None) -> str | None:
+def _memory() -> int:
+    """Bytes that this process has filled."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def refused(call, seconds: float = 300.0, gigabytes: float | None = None) -> str | None:
     """The one line with which a call is refused; None where it is not. Any other exception fails the test."""
     with bounded(seconds, gigabytes):
         try:
@@ -148,7 +159,7 @@ def refused(call, seconds: float = 60.0, gigabytes: float | None = None) -> str 
     return None
 
 
-def refused_command(capsys, *arguments, seconds: float = 60.0, gigabytes: float | None = None) -> str | None:
+def refused_command(capsys, *arguments, seconds: float = 300.0, gigabytes: float | None = None) -> str | None:
     """The same of a command: status 2 and one line on standard error, or status 0; None for 0."""
     capsys.readouterr()
     with bounded(seconds, gigabytes):

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ _PREFIX = "rewardsmith."
 _CHECKSUM = _PREFIX + "sha256"
 _LEAVES = _PREFIX + "leaves"
 _NATIVE = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split())
+# What a file of these dtypes is called in its header: BOOL, I8, U8, F16, ...
+_SHORT = {re.sub("(?<=[iuf])[a-z]+", "", name).upper(): name for name in _NATIVE}
+_SCALARS = {"bool": ("bool",), "int": ("int64", "bytes"), "float": ("float64",)}
+_ARRAYS = ("jax", "numpy", "numpy scalar")
 
 
 def save_tree(path: Path, tree: Any, metadata: Mapping[str, str] | None = None) -> None:
@@ -95,9 +100,12 @@ def load_arrays(path: Path, within: str) -> dict[str, np.ndarray]:
     """
     with _opened(path) as file:
         _, stored = _verified(path, file)
-        own = {name: form for name, form in stored.items() if name.startswith(f"{within}['")}
+        # Right below it: what lies deeper has more brackets.
+        direct = re.compile(re.escape(within) + r"\['([^\]]*)'\]")
         return {
-            name[len(within) + 2 : -2]: _unpack(form, file.get_tensor(name)) for name, form in own.items()
+            match[1]: _unpack(form, file.get_tensor(name))
+            for name, form in stored.items()
+            if form["kind"] == "numpy" and (match := direct.fullmatch(name))
         }
 
 
@@ -216,7 +224,53 @@ def _verified(path: Path, file: Any) -> tuple[dict[str, str], dict[str, dict[str
         raise _damaged(path, "a tensor of unknown dtype") from error
     if not right:
         raise _damaged(path, "its checksum does not match")
-    return header, json.loads(header[_LEAVES])
+    return header, _forms(path, header, file)
+
+
+def _forms(path: Path, header: Mapping[str, str], file: Any) -> dict[str, dict[str, Any]]:
+    """What each tensor of a file stands for.
+
+    Anyone can compute the checksum, so none of it is taken on trust: an array of Python objects made of
+    bytes that another chose would be a way to run code.
+    """
+    try:
+        forms = json.loads(header[_LEAVES])
+        if forms.keys() != set(file.keys()):
+            raise ValueError("other names")
+        for name, form in forms.items():
+            stored = file.get_slice(name)
+            dtype, shape = _stored_as(form)
+            found = _SHORT.get(stored.get_dtype()), stored.get_shape()
+            if found != (dtype, shape if form["dtype"] != "bytes" else found[1][:1]):
+                raise ValueError("another tensor")
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
+        raise _damaged(path, "what it says of its tensors is not what they are") from error
+    return forms
+
+
+def _stored_as(form: Mapping[str, Any]) -> tuple[str, list[int]]:
+    """Dtype and shape of the tensor that holds a leaf; an error for a leaf that `save_tree` never writes."""
+    kind, dtype, shape = form["kind"], form["dtype"], form["shape"]
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError("shape")
+    if (kind in _SCALARS or kind == "numpy scalar") and shape:
+        raise ValueError("a scalar with a shape")
+    if kind == "key":
+        key = jax.eval_shape(lambda: jax.random.key(0, impl=str(form["implementation"])))
+        if str(key.dtype) != dtype:
+            raise ValueError("another key")
+        return "uint32", [*shape, *jax.eval_shape(jax.random.key_data, key).shape]
+    if dtype not in _SCALARS.get(kind, (dtype,)) or kind not in (*_SCALARS, *_ARRAYS):
+        raise ValueError("kind")
+    if dtype == "bytes" and kind == "int":
+        return "uint8", []
+    found = np.dtype(dtype)
+    named = _dtype_name(found) if kind in ("numpy", "numpy scalar") else found.name
+    if named != dtype or found.hasobject or found.fields is not None or found.subdtype is not None:
+        raise ValueError("dtype")
+    if found.isnative and found.name in _NATIVE:
+        return found.name, shape
+    return "uint8", [*shape, found.itemsize]
 
 
 def _header(path: Path, file: Any) -> dict[str, str]:

@@ -11,7 +11,6 @@ from rich.progress import track
 
 from .._core import InputError
 from .._core.atomic import writing
-from .._core.serialise import load_arrays
 from ..envs import ClipFilmer
 from ..preferences import Clips
 from ..preferences.store import Store
@@ -19,10 +18,9 @@ from .clip_arrays import PLAIN, stored_arrays, unknown_reward
 from .collect import START
 from .config import TrainConfig
 from .folder import RunFolder
-from .loading import load_reward, newest_checkpoint
+from .loading import load_reward
 from .parts import boxes_to_hide
-
-_QUEUE = "['collector']['queue']"
+from .stored_queue import stored_queue
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def newest_comparisons(path: Path | str, count: int) -> tuple[RunFolder, TrainCo
     config = TrainConfig.from_json(folder.config)
     if not config.films or not config.learns_reward:
         raise InputError(f"{path} did not keep what its films take: train with --film-clips")
-    arrays = load_arrays(newest_checkpoint(folder), _QUEUE)
+    arrays = stored_queue(folder, config)
     total, capacity = int(arrays.pop("total")), len(arrays["label"])
     paired = {name: array for name, array in arrays.items() if array.ndim > 1}
     found = []

@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from ..._core import InputError
-from ..._core.serialise import load_arrays
 from ...preferences.store import Record, Store, standing
 from ..choices import HUMAN
 from ..clip_arrays import PLAIN
 from ..config import TrainConfig
 from ..folder import RunFolder
-from ..loading import newest_checkpoint
 from ..people import store_of
+from ..stored_queue import stored_queue
 
-QUEUE = "['collector']['queue']"
 _FALLBACK, _UNKNOWN = "fallback teacher", "unknown"
 
 
@@ -71,7 +69,7 @@ def read_answers(
         raise InputError(
             f"{folder.path} learned no reward ({config.method}): give a run that asks for answers"
         )
-    arrays = load_arrays(newest_checkpoint(folder), QUEUE)
+    arrays = stored_queue(folder, config)
     total, capacity = int(arrays["total"]), len(arrays["label"])
     held = min(total, capacity, newest or capacity)
     if held < 2:

@@ -30,7 +30,7 @@ from ..choices import HUMAN
 from ..collect import Collector
 from ..config import TrainConfig
 from ..experiment import Experiment
-from ..folder import RunFolder
+from ..folder import RunFolder, checked_step
 from ..leaders import make_estimator
 from ..loading import newest_checkpoint
 from ..parts import make_env, make_teacher
@@ -126,7 +126,7 @@ class CheckedRun:
         like = {"follower": followers[0], "replay": replay, "leader": leader, "step": np.asarray(0)}
         state = load_tree(checkpoint, like, allow_extra=True)
         self.sac_state, self.replay, self.x = state["follower"], state["replay"], state["leader"].x
-        self.step = int(state["step"])
+        self.step = checked_step(checkpoint, state["step"])
 
     def _estimators(self, names: tuple[str, ...]) -> dict[str, tuple[Estimator, Baseline]]:
         chosen = {
