@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .._core import ImageSpec, InputError
+from .._core import ImageSpec, InputError, read_json
 from .._core.atomic import writing
 
 FORMAT = 1
 CONFIG, REWARD, POLICY = "config.json", "reward.safetensors", "policy.safetensors"
 CARD, STANDALONE = "README.md", "standalone.py"
 _LONGEST = 2**20
+_DAMAGED = "is damaged or was changed: export the run again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,9 +203,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no {path}: give a folder that rewardsmith export wrote")
     try:
-        config = json.loads(path.read_text("utf-8")) if path.stat().st_size <= _LONGEST else None
+        config = read_json(path, _DAMAGED) if path.stat().st_size <= _LONGEST else None
         right = isinstance(config, dict) and config.pop("sha256") == _checksum(config)
-    except (OSError, ValueError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise damaged(path) from error
     if not right:
         raise damaged(path)
@@ -224,7 +225,7 @@ def file_checksum(path: Path) -> str:
 
 def damaged(path: Path) -> InputError:
     """The error for a file that is not as it was written."""
-    return InputError(f"{path} is damaged or was changed: export the run again")
+    return InputError(f"{path} {_DAMAGED}")
 
 
 def _checksum(config: Mapping[str, Any]) -> str:

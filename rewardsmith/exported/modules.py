@@ -18,7 +18,9 @@ from .layout import Spaces, damaged, file_checksum
 
 _KINDS = {"ensemble": RewardEnsemble, "embedding": EmbeddingEnsemble, "groups": GroupEnsemble}
 _POLICIES = {"tanh-gaussian": TanhGaussianPolicy, "categorical": CategoricalPolicy}
-_BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, RecursionError)
+_BROKEN = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError, RecursionError)
+# Layers of a network that is built: each takes a while to trace.
+_DEEPEST = 64
 
 
 def describe_reward(x: LearnedReward) -> dict[str, Any]:
@@ -64,10 +66,10 @@ def build_reward(config: Mapping[str, Any], spaces: Spaces) -> LearnedReward:
     """The structure of the reward that the entry "reward" of ``config.json`` describes, without numbers."""
     kind = _KINDS[config["kind"]]
     options: dict[str, Any] = {
-        "hidden": [int(size) for size in config["hidden"]],
-        "num_members": int(config["members"]),
+        "hidden": _sizes(config["hidden"]),
+        "num_members": _sizes([config["members"]])[0],
         "discrete": spaces.discrete,
-        "layers": [Layer(*map(int, layer)) for layer in config["layers"]],
+        "layers": [Layer(*_sizes(layer)) for layer in config["layers"][:_DEEPEST]],
         "norm": config["norm"],
     }
     output, sizes = config["output"], (spaces.observation, spaces.action_size)
@@ -90,7 +92,7 @@ def build_reward(config: Mapping[str, Any], spaces: Spaces) -> LearnedReward:
 def build_policy(config: Mapping[str, Any], spaces: Spaces) -> Policy:
     """The structure of the policy that the entry "policy" of ``config.json`` describes, without numbers."""
     kind = _POLICIES[config["kind"]]
-    sizes = [int(size) for size in config["hidden"]]
+    sizes = _sizes(config["hidden"])
     return jax.eval_shape(
         lambda key: kind(spaces.observation, spaces.action_size, sizes, key=key), jax.random.key(0)
     )
@@ -165,6 +167,17 @@ def in_blocks(program: Callable[..., Any], arrays: tuple[np.ndarray, ...], most:
 def most_at_once(spaces: Spaces) -> int:
     """Steps in one call of a program."""
     return 128 if isinstance(spaces.observation, ImageSpec) else 4096
+
+
+def _sizes(found: Any) -> list[int]:
+    """Whole numbers of at least 1, not too many; a ValueError for anything else."""
+    if (
+        not isinstance(found, list)
+        or len(found) > _DEEPEST
+        or not all(type(n) is int and n > 0 for n in found)
+    ):
+        raise ValueError("sizes")
+    return found
 
 
 def _kind_of(module: Any, kinds: Mapping[str, type]) -> str:

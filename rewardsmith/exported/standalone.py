@@ -67,16 +67,25 @@ class Policy:
 
 def load_reward(folder: Path | str) -> Reward:
     """The reward in a folder; ValueError where a file is damaged or there is no reward."""
-    config = _config(Path(folder))
-    if config["reward"] is None:
-        raise ValueError(f"{folder} holds a policy alone")
-    return Reward(config, _tensors(Path(folder), config["reward"]))
+    config, tensors = _loaded(Path(folder), "reward")
+    return Reward(config, tensors)
 
 
 def load_policy(folder: Path | str) -> Policy:
     """The policy in a folder; ValueError where a file is damaged."""
-    config = _config(Path(folder))
-    return Policy(config, _tensors(Path(folder), config["policy"]))
+    config, tensors = _loaded(Path(folder), "policy")
+    return Policy(config, tensors)
+
+
+def _loaded(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        config = _config(folder)
+        if config[name] is None:
+            raise ValueError(f"{folder} holds a policy alone")
+        return config, _tensors(folder, config[name])
+    # Files with right checksums that another wrote may say anything.
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{folder} is damaged or was changed") from error
 
 
 def _config(folder: Path) -> dict[str, Any]:
