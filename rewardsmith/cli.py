@@ -252,6 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     given = [argument for argument in given if argument != "--debug"]
+    if any("\0" in argument for argument in given):
+        print("rewardsmith: an argument holds a null byte: leave it out", file=sys.stderr)
+        sys.exit(_BAD_INPUT)
     if given == ["--version"]:
         print(f"rewardsmith {importlib.metadata.version('rewardsmith')}")
         sys.exit(0)
@@ -323,6 +326,12 @@ def _told(error: Exception) -> int:
         return _INTERRUPTED
     if isinstance(error, InputError):
         print(f"rewardsmith: {text}", file=sys.stderr)
+        return _BAD_INPUT
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        print(f"rewardsmith: {error.filename}: {error.strerror}: give another path", file=sys.stderr)
+        return _BAD_INPUT
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        print("rewardsmith: not enough memory for these settings: give smaller ones", file=sys.stderr)
         return _BAD_INPUT
     kind = type(error).__name__
     print(f"rewardsmith: {kind}: {text} (run again with --debug to see where)", file=sys.stderr)

@@ -11,6 +11,7 @@ from .conv import Layer as Layer
 from .conv import Norm as Norm
 from .conv import make_encoder as make_encoder
 from .device import choose_device as choose_device
+from .device import memory_there as memory_there
 from .device import memory_used as memory_used
 from .errors import InputError as InputError
 from .given import as_floats as as_floats
@@ -21,6 +22,7 @@ from .given import as_whole as as_whole
 from .given import said as said
 from .image import ImageSpec as ImageSpec
 from .image import stacked as stacked
+from .json_file import read_json as read_json
 from .mlp import MLP as MLP
 from .optimiser import adam as adam
 from .optimiser import skipped as skipped

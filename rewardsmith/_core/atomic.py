@@ -1,6 +1,7 @@
 """Files that are either the old ones or the new ones, never half of either."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Generator
@@ -19,6 +20,9 @@ def write_atomically(path: Path) -> Generator[Path, None, None]:
     machine that dies at any moment leaves the whole old file or the whole new one. The temporary name
     keeps the suffix of `path`, since writers such as ffmpeg choose a format by it.
     """
+    if path.exists() and not path.is_file():
+        # A rename would put a file in place of /dev/null for everyone.
+        raise FileExistsError(errno.EEXIST, "something else than a file is there", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)

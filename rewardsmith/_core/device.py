@@ -60,3 +60,10 @@ def memory_used() -> str:
     device: Any = jax.devices()[0]
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return told if peak is None else f"{told}, and {peak / _GIB:.2f} GiB on {device.device_kind}"
+
+
+def memory_there() -> int:
+    """Bytes of memory of this machine, or of the device that JAX computes on where that has more."""
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    told = jax.local_devices()[0].memory_stats() or {}
+    return max(host, told.get("bytes_limit", 0))

@@ -57,7 +57,10 @@ def check_known(env_id: str) -> None:
     """Raise InputError, with the nearest known names, unless `env_id` is registered or names its module."""
     if env_id.lower().startswith("ale/"):
         _atari.register()
-    if ":" not in env_id and env_id not in gymnasium.registry:
+    module, colon, name = env_id.partition(":")
+    if (not colon and env_id not in gymnasium.registry) or (
+        colon and (not module or not name or ":" in name)
+    ):
         raise InputError(_unknown(env_id))
 
 

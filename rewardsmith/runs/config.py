@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,7 @@ from .choices import (
     SELECTIONS,
     TEACHERS,
 )
+from .typed import fitted_fields
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,13 @@ class TrainConfig:
         _one_of("image_layout", self.image_layout, ("auto", "hwc", "chw"))
         _one_of("reward_output", self.reward_output, REWARD_OUTPUTS)
         _one_of("reward_norm", self.reward_norm, REWARD_NORMS)
+        for field in dataclasses.fields(self):
+            value, most = getattr(self, field.name), _MOST_SEED if field.name == "seed" else _MOST
+            parts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(part, int) and part > most for part in parts):
+                raise InputError(f"--{_flag(field.name)} is {value}: give whole numbers up to {most}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"--{_flag(field.name)} is {value}: give a finite number")
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -331,20 +341,20 @@ class TrainConfig:
     def from_json(config: Mapping[str, Any]) -> "TrainConfig":
         """The settings that `config.json` of a run folder holds; `InputError` if they do not fit."""
         names = {field.name for field in dataclasses.fields(TrainConfig)}
-        values = {name: value for name, value in config.items() if name in names}
-        for name in ("hidden", "reward_hidden"):
-            if isinstance(values.get(name), list):
-                values[name] = tuple(values[name])
+        values = fitted_fields(TrainConfig, config, "config.json")
         if missing := sorted(names - values.keys() - _ADDED):
             raise InputError(
                 f"config.json lacks {missing[0]!r}: it was written by another version; start anew"
             )
-        try:
-            return TrainConfig(**values)
-        except TypeError as error:
-            raise InputError("config.json holds a setting of the wrong type: restore it") from error
+        _check_trusted(values["env"])
+        return TrainConfig(**values)
 
 
+# Modules, with commas between, that environments named in files may be imported from.
+_MODULES = "REWARDSMITH_MODULES"
+_trusted: set[str] = set()
+# Steps and places in a replay are counted in 32 bits on a device, seeds in 64.
+_MOST, _MOST_SEED = 2**31 - 2**16, 2**63 - 1
 # Settings that runs of earlier versions lack, whose defaults are what those did.
 _ADDED = {"skip_not_finite"}
 _AT_LEAST_ONE = (
@@ -358,6 +368,26 @@ _POSITIVE = (
     "second_term_bound teacher_temperature reward_learning_rate temperature learning_rate updates_per_step "
     "penalty damping snapshot_every adam_epsilon answer_deadline"
 ).split()
+
+
+def trust_module(env: str) -> None:
+    """Let files of this process name the environment `env`, which its user gave: see `_check_trusted`."""
+    _trusted.add(env.partition(":")[0])
+
+
+def _check_trusted(env: str) -> None:
+    """`InputError` where a file names an environment for which Python would import a module unasked.
+
+    ``MODULE:ID`` runs that module's code. Who types it wants that; a folder from someone else may name any
+    module, such as one that lies beside it.
+    """
+    module, colon, _ = env.partition(":")
+    trusted = {*_trusted, *os.environ.get(_MODULES, "").split(",")}
+    if colon and module not in sys.modules and module not in trusted:
+        raise InputError(
+            f"config.json names the environment {env}, for which code of the module {module} would run: "
+            f"if you trust it, set {_MODULES}={module}"
+        )
 
 
 def _flag(name: str) -> str:

@@ -145,13 +145,10 @@ def _card(folder: RunFolder, config: TrainConfig, described: Mapping[str, Any]) 
 
 def _true_return(folder: RunFolder, metrics: pl.DataFrame | None) -> dict[str, Any] | None:
     """Mean, deviation over episodes, and a line on where they are from; None where none was measured."""
-    if folder.eval_path.is_file():
-        try:
-            found = json.loads(folder.eval_path.read_text())
-            told = f"{found['episodes']} episodes, seed {found['seed']}, at step {found['step']:,}"
-            return {"mean": float(found["mean"]), "std": float(found["std"]), "told": told}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder.eval_path} is damaged: evaluate the run again") from error
+    found = folder.evaluation()
+    if found is not None:
+        told = f"{found.episodes} episodes, seed {found.seed}, at step {found.step:,}"
+        return {"mean": found.mean, "std": found.std, "told": told}
     rows = None if metrics is None else metrics.drop_nulls(["true_return", "true_return_std"])
     if rows is None or rows.is_empty():
         return None

@@ -16,14 +16,34 @@ from typing import Any
 import numpy as np
 
 import rewardsmith
-from rewardsmith._core import InputError
+from rewardsmith._core import InputError, read_json
 from rewardsmith._core.atomic import writing
 from rewardsmith._core.serialise import check_tree_file, save_tree
+
+from .typed import fitted
 
 _NUMBERED = re.compile(r"step_(\d+)\.safetensors")
 _KEPT_CHECKPOINTS = 2
 _HALF_WRITTEN = ("checkpoints/.step_*", "snapshots/.step_*", ".metrics-*", ".comparisons-*", ".config-*")
 _RECORDED_VERSIONS = ("jax", "jaxlib", "equinox", "optax", "mujoco", "gymnasium", "numpy", "polars")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation by command measured, as ``eval.json`` holds it.
+
+    Attributes:
+        step: environment steps of the checkpoint.
+        episodes: how many were played.
+        seed: of their starts.
+        mean, std: of the true return over them.
+    """
+
+    step: int
+    episodes: int
+    seed: int
+    mean: float
+    std: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +106,9 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The settings in ``config.json``."""
         try:
-            config = json.loads(self.config_path.read_text())
-        except OSError as error:
-            raise InputError(
-                f"cannot read {self.config_path} ({error.strerror}): mend its permissions"
-            ) from error
-        except ValueError as error:
-            raise InputError(f"{self.config_path} is no valid JSON: restore it or start a new run") from error
+            config = read_json(self.config_path, "is no valid JSON: restore it or start a new run")
+        except FileNotFoundError as error:
+            raise InputError(f"no {self.config_path}: restore it or start a new run") from error
         if not isinstance(config, dict):
             raise InputError(f"{self.config_path} holds no settings: restore it or start a new run")
         return config
@@ -160,11 +176,22 @@ class RunFolder:
     def warnings(self) -> list[str]:
         """The lines of `warnings_path`; none where there is no such file."""
         try:
-            return [str(line) for line in json.loads(self.warnings_path.read_text())]
+            lines = read_json(self.warnings_path, "is no valid JSON: delete it")
+            return list(fitted(tuple[str, ...], lines))
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {self.warnings_path}: delete it") from error
+        except TypeError as error:
+            raise InputError(f"{self.warnings_path} is no list of texts: delete it") from error
+
+    def evaluation(self) -> Evaluated | None:
+        """What `eval_path` holds; None where there is no such file."""
+        damaged = "is damaged: delete it or evaluate the run again"
+        try:
+            return fitted(Evaluated, read_json(self.eval_path, damaged))
+        except FileNotFoundError:
+            return None
+        except (TypeError, KeyError) as error:
+            raise InputError(f"{self.eval_path} {damaged}") from error
 
     def warn(self, text: str) -> bool:
         """Add a line to `warnings_path`; False where it was there already."""
@@ -228,6 +255,9 @@ class RunFolder:
         half-written files of a killed process are removed.
         """
         path = self.path / ".lock"
+        if path.exists() and not path.is_file():
+            # Opening a pipe waits for whoever reads it.
+            raise InputError(f"{path} is no file: delete it")
         try:
             handle = path.open("a")
         except OSError as error:
@@ -266,6 +296,14 @@ def newest_common_checkpoints(folders: Sequence[RunFolder]) -> tuple[list[Path] 
         else:
             return paths, skipped
     return None, skipped
+
+
+def checked_step(path: Path, step: Any) -> int:
+    """The environment step that a checkpoint holds; `InputError` unless it is the one in its name."""
+    found = _NUMBERED.fullmatch(path.name)
+    if found is None or int(found[1]) != int(step):
+        raise InputError(f"{path} is of step {int(step)}: give it its own name, or delete it")
+    return int(step)
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:

@@ -15,7 +15,7 @@ from ..bilevel import LeaderState
 from ..rewards import LearnedReward
 from .config import TrainConfig
 from .experiment import Experiment
-from .folder import RunFolder
+from .folder import RunFolder, checked_step
 from .parts import make_env, seen_by_networks
 
 
@@ -63,8 +63,9 @@ def load_newest(folder: RunFolder, config: TrainConfig, *, judged: bool = False)
         experiment = Experiment(config, env.spec)
     followers, leader = jax.eval_shape(experiment.init, jax.random.key(0))
     like = {"follower": followers[0], "leader": leader, "step": np.asarray(0)}
-    part = load_tree(newest_checkpoint(folder), like, allow_extra=True)
-    return Newest(experiment, part["follower"], part["leader"], int(part["step"]))
+    checkpoint = newest_checkpoint(folder)
+    part = load_tree(checkpoint, like, allow_extra=True)
+    return Newest(experiment, part["follower"], part["leader"], checked_step(checkpoint, part["step"]))
 
 
 def load_reward(folder: RunFolder, config: TrainConfig) -> tuple[Experiment, LearnedReward, int]:
@@ -82,11 +83,8 @@ def load_policy(path: Path | str) -> tuple[RunFolder, TrainConfig, Policy, int]:
     with contextlib.closing(make_env(config, 1)) as env:
         spec = env.spec
     make_policy = TanhGaussianPolicy if spec.num_actions is None else CategoricalPolicy
-    like = {
-        "follower": _PolicyOnly(
-            make_policy(*seen_by_networks(config, spec), config.hidden, key=jax.random.key(0))
-        ),
-        "step": np.asarray(0),
-    }
-    part = load_tree(checkpoint, like, allow_extra=True)
-    return folder, config, part["follower"].policy, int(part["step"])
+    seen = seen_by_networks(config, spec)
+    # Its shapes alone: a config.json may ask for networks that no memory holds.
+    policy = jax.eval_shape(lambda key: make_policy(*seen, config.hidden, key=key), jax.random.key(0))
+    part = load_tree(checkpoint, {"follower": _PolicyOnly(policy), "step": np.asarray(0)}, allow_extra=True)
+    return folder, config, part["follower"].policy, checked_step(checkpoint, part["step"])

@@ -1,11 +1,13 @@
 """From settings to the parts of an experiment that never change: problem, teacher, reward."""
 
+import itertools
+import math
 from typing import Any
 
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from .._core import REWARD, ImageSpec, InputError
+from .._core import REWARD, ImageSpec, InputError, memory_there
 from ..envs import EnvSpec, VectorEnv, make
 from ..envs.hide import Box, hidden_boxes, parse_boxes, visible_mask
 from ..preferences import BradleyTerryTeacher, Teacher
@@ -22,6 +24,8 @@ from ..rewards import (
 )
 from .config import TrainConfig
 
+# Bytes that one copy of an environment takes at least.
+_LEAST_OF_A_COPY = 2**12
 # Height and width of Atari's screen, in which boxes are given.
 _SCREEN = (210, 160)
 
@@ -65,8 +69,51 @@ def make_teacher(config: TrainConfig, name: str | None = None) -> Teacher:
 
 def make_env(config: TrainConfig, num_envs: int, *, judged: bool = False) -> VectorEnv:
     """Copies of the environment to learn in, or to be judged in: under the true reward, as it is."""
+    least = num_envs * _LEAST_OF_A_COPY
+    if least > memory_there():
+        raise InputError(
+            f"{num_envs:,} copies of {config.env} do not fit into this machine's memory: give fewer "
+            "--num-envs or --eval-episodes"
+        )
     options = config.env_options(judged=judged)
     return make(config.env, num_envs, config.backend, options=options)  # pyright: ignore[reportArgumentType]
+
+
+def check_fits(config: TrainConfig, spec: EnvSpec, together: int = 1) -> None:
+    """`InputError` where what a run keeps is certain to be larger than all memory there is.
+
+    Counted from below: some of the copies of networks, the replay, and the clips that are compared.
+
+    Args:
+        config: settings.
+        spec: of the environment.
+        together: runs side by side.
+    """
+    seen = math.prod(spec.observation_shape)
+    acts = spec.num_actions or math.prod(spec.action_shape)
+    # Policy, two critics and their targets, and Adam's two moments of all but the targets.
+    needed = {"--hidden": 4 * 11 * _weights((seen, *config.hidden)) if spec.image is None else 0}
+    needed["--num-envs and --eval-episodes"] = _LEAST_OF_A_COPY * (config.num_envs + config.eval_episodes)
+    rows, frame = min(config.replay, config.steps), seen // (spec.image.stack if spec.image else 1)
+    if not config.replay_on_disk:
+        needed["--replay"] = rows * (4 * (2 * seen + acts) if spec.image is None else frame)
+    if config.learns_reward:
+        needed["--reward-hidden and --ensemble"] = (
+            12 * config.ensemble * _weights((acts, *config.reward_hidden))
+        )
+        kept = min(config.queue, config.comparisons) if spec.image else config.queue
+        needed["--queue and --clip-length"] = 2 * kept * config.clip_length * frame * (1 if spec.image else 4)
+    total, most = together * sum(needed.values()), memory_there()
+    if total > most:
+        flag = max(needed, key=lambda name: needed[name])
+        raise InputError(
+            f"these settings take {total / 2**30:,.0f} GiB or more and this machine has {most / 2**30:,.0f}: "
+            f"lower {flag}"
+        )
+
+
+def _weights(widths: tuple[int, ...]) -> int:
+    return sum(before * behind for before, behind in itertools.pairwise(widths))
 
 
 def check_spec(config: TrainConfig, spec: EnvSpec) -> None:

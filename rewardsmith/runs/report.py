@@ -1,7 +1,6 @@
 """A run on one page: a single HTML file with its settings, curves, audit and films inside."""
 
 import base64
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import jinja2
 import polars as pl
 
-from rewardsmith._core import InputError
+from rewardsmith._core import read_json
 from rewardsmith._core.atomic import writing
 
 from .audit.draw import Drawn
@@ -261,9 +260,7 @@ def _warnings(metrics: pl.DataFrame, config: Mapping[str, Any], has_film: bool) 
 
 
 def _evaluation(path: Path) -> list[tuple[str, str]]:
-    if not path.is_file():
-        return []
     try:
-        return flatten(json.loads(path.read_text()))
-    except ValueError as error:
-        raise InputError(f"{path} is no valid JSON: delete it and evaluate again") from error
+        return flatten(read_json(path, "is no valid JSON: delete it and evaluate again"))
+    except FileNotFoundError:
+        return []

@@ -70,6 +70,11 @@ class Seat:
         """Comparisons that were answered so far."""
         return 0 if self.collector is None else self.collector.queue.total
 
+    def start(self, step: int) -> None:
+        """The run begins, or goes on, at `step`: snapshots of later steps are of what is forgotten."""
+        self.folder.forget_snapshots(step)
+        self.recorder.start()
+
     def explore(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Uniformly random actions at `step`, and their log-probabilities or log-densities."""
         return self._experiment.explore(self.rng(EXPLORE, step))
@@ -189,8 +194,10 @@ class Seat:
         return state
 
     def set_state(self, state: dict[str, Any], step: int) -> None:
-        """Put back what `get_state` gave at `step`, and forget the metrics recorded since."""
-        self.folder.forget_snapshots(step)
+        """Put back what `get_state` gave at `step`, and forget the metrics recorded since.
+
+        Nothing is written or deleted: what does not fit ends the command before anything is lost.
+        """
         if self.env.restorable:
             self.observation = state["observation"]
             self.env.set_state(state["env"])

@@ -12,7 +12,7 @@ from .collect import check_roll_outs
 from .config import TrainConfig
 from .experiment import Experiment
 from .folder import RunFolder
-from .parts import make_env
+from .parts import check_fits, make_env
 from .training import Stopped as Stopped
 from .training import Training
 
@@ -139,6 +139,7 @@ def _check(config: TrainConfig, seeds: int = 1, together: int = 1) -> None:
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}: give a whole number of at least 1")
     with contextlib.closing(make_env(config, config.num_envs)) as env:
+        check_fits(config, env.spec, together)
         check_roll_outs(config, Experiment(config, env.spec).needs, env)
         if config.exploring_steps and env.spec.image is not None:
             raise InputError(f"pebble explores among vectors, {config.env} has pictures: give --method drlhf")

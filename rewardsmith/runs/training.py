@@ -18,12 +18,12 @@ from .choosing import Chooser
 from .config import TrainConfig
 from .experiment import Experiment
 from .exploration import with_fresh_critics
-from .folder import RunFolder, newest_common_checkpoints
+from .folder import RunFolder, checked_step, newest_common_checkpoints
 from .fused import LONGEST, FusedLoop, make_fused
 from .health import check_learned
 from .lanes import Lanes
 from .memory import DeviceMemory, make_memory
-from .parts import make_env
+from .parts import check_fits, make_env
 from .progress import Progress
 from .seat import CLIPS, REPLAY, RESIDUAL, SESSION, SNAPSHOT, Seat
 from .session import run_session
@@ -46,6 +46,7 @@ class Training:
         self.config = config = configs[0]
         self.lanes = Lanes(len(configs))
         envs = [make_env(own, own.num_envs) for own in configs]
+        check_fits(config, envs[0].spec, len(configs))
         self.judged = make_env(config, config.eval_episodes, judged=True)
         self.experiment = Experiment(config, envs[0].spec, self.lanes)
         keys = [jax.random.split(jax.random.key(own.seed), 4) for own in configs]
@@ -93,7 +94,7 @@ class Training:
         """Train to the end."""
         config = self.config
         for seat in self.seats:
-            seat.recorder.start()
+            seat.start(self.step)
         with (
             Progress(config.steps, self.step) as self.progress,
             on_signal(self._request_stop),
@@ -353,12 +354,11 @@ class Training:
             print(f"no checkpoint in {folders[0].path} yet: starting it anew")
             return
         states = [load_tree(path, self._state(lane)) for lane, path in enumerate(paths)]
-        followers = [(state["follower"], *state["companions"]) for state in states]
-        self.followers = self.lanes.stack(followers)
+        self.followers = self.lanes.stack([(state["follower"], *state["companions"]) for state in states])
         self.leader = self.lanes.stack([state["leader"] for state in states])
         self.memory.set_state(self.lanes.stack([state["replay"] for state in states]))
         self.follower_updates, self.leader_updates = (int(count) for count in states[0]["updates"])
-        self.step = int(states[0]["step"])
+        (self.step,) = {checked_step(path, state["step"]) for path, state in zip(paths, states, strict=True)}
         for seat, state in zip(self.seats, states, strict=True):
             seat.set_state(state, self.step)
 

@@ -3,17 +3,17 @@
 import dataclasses
 import json
 import math
-import types
-import typing
 from pathlib import Path
 from typing import Any
 
-from ..._core import InputError
+from ..._core import InputError, read_json
 from ..._core.atomic import writing
 from ..statistics import Interval
+from ..typed import fitted
 from .measures import Calibration
 
 VERSION = 1
+_DAMAGED = "damaged: delete it and report again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,10 +206,10 @@ def read_audit(path: Path) -> Audit | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text())
-        return _read(Audit, found) if found["version"] == VERSION else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: delete it and report again") from error
+        found = read_json(path, f"is {_DAMAGED}")
+        return fitted(Audit, found, null=math.nan) if found["version"] == VERSION else None
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is {_DAMAGED}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -219,21 +219,4 @@ def _plain(value: Any) -> Any:
         return [_plain(inner) for inner in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
-
-
-def _read(kind: Any, value: Any) -> Any:
-    """`value` of JSON as a field of type `kind`."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
-        names = [field.name for field in dataclasses.fields(kind)]
-        return kind(**{name: _read(hints[name], value[name]) for name in names})
-    if isinstance(kind, types.UnionType):
-        return None if value is None else _read(typing.get_args(kind)[0], value)
-    if typing.get_origin(kind) is tuple:
-        return tuple(_read(typing.get_args(kind)[0], inner) for inner in value)
-    if kind is float:
-        return math.nan if value is None else float(value)
-    if type(value) is not kind:
-        raise TypeError(f"{value!r} is no {kind}")
     return value

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..._core import InputError
+from ..typed import fitted_fields
 
 EXACT_METHODS = {
     "implicit-gradient": "solve the follower, solve the adjoint system (AID); the exact hyper-gradient",
@@ -145,12 +146,7 @@ class SolveConfig:
             raise InputError(
                 f"config.json lacks {missing[0]!r}: it was not written by this version's solve or compare"
             )
-        values: dict[str, Any] = {name: config[name] for name in names}
-        values["option"] = tuple(values["option"])
-        try:
-            return SolveConfig(**values)
-        except TypeError as error:
-            raise InputError("config.json holds a setting of the wrong type: restore it") from error
+        return SolveConfig(**fitted_fields(SolveConfig, config, "config.json"))
 
 
 def _parsed(value: str) -> Any:

@@ -14,8 +14,9 @@ from ..config import TrainConfig
 from ..folder import RunFolder
 from ..metrics import read_metrics
 from ..statistics import clean
-from ..sweep.manifest import SWEEP_FILE, Outcome, read_json, read_outcomes
+from ..sweep.manifest import SWEEP_FILE, Outcome, read_outcomes, trial_names
 from ..sweep.values import flag_of, in_words
+from ..typed import fitted_fields
 
 _DEEPEST = 3
 # How a run is watched does not make it another experiment.
@@ -141,7 +142,7 @@ def _outcomes(path: Path) -> dict[str, Outcome | None]:
     """What a sweep says of its trials; None for one of which it says nothing."""
     if not (path / SWEEP_FILE).is_file():
         return {}
-    return dict.fromkeys(read_json(path / SWEEP_FILE)["trials"]) | read_outcomes(path)
+    return dict.fromkeys(trial_names(path)) | read_outcomes(path)
 
 
 def _load(path: Path, outcome: Outcome | None, unfinished: bool) -> Run | LeftOut:
@@ -155,6 +156,7 @@ def _load(path: Path, outcome: Outcome | None, unfinished: bool) -> Run | LeftOu
             f"{path} was not written by train ({min(missing)!r} is missing): leave it out, or see "
             "rewardsmith compare --help for problems on tables"
         )
+    settings |= fitted_fields(TrainConfig, settings, str(path / "config.json"))
     try:
         metrics = read_metrics(path)
     except InputError:
@@ -178,11 +180,10 @@ def _columns(rows: pl.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _final(path: Path) -> float | None:
-    file = path / "eval.json"
-    if not file.is_file():
+    result = RunFolder(path).evaluation()
+    if result is None:
         return None
-    result = read_json(file)
     checkpoints = RunFolder(path).checkpoints()
     # A run that went on since has left that evaluation behind.
-    current = checkpoints and checkpoints[-1] == RunFolder(path).checkpoint_path(result["step"])
-    return float(result["mean"]) if current else None
+    current = checkpoints and checkpoints[-1] == RunFolder(path).checkpoint_path(result.step)
+    return result.mean if current else None

@@ -10,9 +10,10 @@ from typing import Any
 
 import rewardsmith
 
-from ..._core import InputError
+from ..._core import InputError, read_json
 from ..._core.atomic import writing
 from ..config import TrainConfig
+from ..typed import fitted
 from .values import flag_of, in_words, refuse_twice
 
 SWEEP_FILE, OUTCOMES_FILE, LOGS = "sweep.json", "outcomes.json", "logs"
@@ -61,15 +62,7 @@ class Manifest:
     @staticmethod
     def read(folder: Path) -> "Manifest":
         """The manifest of the sweep in `folder`; `InputError` if there is none."""
-        path = folder / SWEEP_FILE
-        if not path.is_file():
-            raise InputError(f"no sweep at {folder}: give the folder that `rewardsmith sweep` wrote")
-        content = read_json(path)
-        try:
-            settings = dict(content["trials"])
-            film = bool(content["film"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is damaged: restore it or start a new sweep") from error
+        settings, film = _manifest(folder)
         trials = (Trial(name, TrainConfig.from_json(config)) for name, config in settings.items())
         return Manifest(tuple(trials), film)
 
@@ -110,15 +103,22 @@ def grid(
     return tuple(Trial(name, config) for name, config in trials.items())
 
 
+def trial_names(folder: Path) -> list[str]:
+    """The folders of the trials of the sweep in `folder`; `InputError` if there is none."""
+    return list(_manifest(folder)[0])
+
+
 def read_outcomes(folder: Path) -> dict[str, Outcome]:
     """What became of the trials that ended; empty before the first did."""
     path = folder / OUTCOMES_FILE
-    if not path.exists():
-        return {}
+    damaged = "is damaged: delete it, and --resume looks at every trial again"
     try:
-        return {name: Outcome(**values) for name, values in read_json(path).items()}
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: delete it, and --resume looks at every trial again") from error
+        content = read_json(path, damaged)
+        return {_checked_name(name): fitted(Outcome, content[name]) for name in content}
+    except FileNotFoundError:
+        return {}
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{path} {damaged}") from error
 
 
 def write_outcomes(folder: Path, outcomes: Mapping[str, Outcome]) -> None:
@@ -126,14 +126,6 @@ def write_outcomes(folder: Path, outcomes: Mapping[str, Outcome]) -> None:
     content = {name: dataclasses.asdict(outcome) for name, outcome in outcomes.items()}
     with writing(folder / OUTCOMES_FILE) as temporary:
         temporary.write_text(json.dumps(content, indent=1))
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; `InputError` if it cannot be read."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: restore it from a copy") from error
 
 
 def refuse_occupied(out: Path, command: str, file: str) -> None:
@@ -152,6 +144,28 @@ def refuse_occupied(out: Path, command: str, file: str) -> None:
         raise InputError(f"{out} already holds a {command}: go on with --resume {out}, or give another --out")
     if any(entry.name != ".lock" for entry in out.iterdir()):
         raise InputError(f"{out} is not empty: give another --out (or --resume the folder of a {command})")
+
+
+def _manifest(folder: Path) -> tuple[dict[str, dict[str, Any]], bool]:
+    """Settings by trial, and whether they are filmed."""
+    path, damaged = folder / SWEEP_FILE, "is damaged: restore it or start a new sweep"
+    try:
+        content = read_json(path, damaged)
+        settings = {_checked_name(name): content["trials"][name] for name in content["trials"]}
+        if not all(isinstance(own, dict) for own in settings.values()):
+            raise TypeError("no settings")
+        return settings, fitted(bool, content["film"])
+    except FileNotFoundError as error:
+        raise InputError(f"no sweep at {folder}: give the folder that `rewardsmith sweep` wrote") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} {damaged}") from error
+
+
+def _checked_name(name: str) -> str:
+    """The name of a trial's folder; a TypeError where it would lie outside the sweep's."""
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise TypeError("no name of a folder below")
+    return name
 
 
 def _name(changes: Mapping[str, Any], varied: Sequence[str]) -> str:

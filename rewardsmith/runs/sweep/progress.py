@@ -1,7 +1,6 @@
 """What a person watches while a sweep runs: a table on a terminal, lines elsewhere."""
 
 import collections
-import json
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -12,6 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..._core import InputError
+from ..folder import RunFolder
 from ..progress import OnConsole, duration
 from .engines import Job
 from .manifest import Outcome
@@ -172,9 +173,10 @@ def tail(log: Path) -> list[str]:
 def final_return(folder: Path) -> float | None:
     """Mean true return of a run's last evaluation by command, which its end is one; None without."""
     try:
-        return float(json.loads((folder / "eval.json").read_text())["mean"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = RunFolder(folder).evaluation()
+    except InputError:
         return None
+    return None if found is None else found.mean
 
 
 def _true_return(value: float | None) -> str:

@@ -85,11 +85,13 @@ def claim_core() -> int | None:
 
 
 def _run(folder: Path, order: Mapping[str, Any]) -> None:
-    from ..config import TrainConfig
+    from ..config import TrainConfig, trust_module
     from ..finish import finish
     from ..train import resume, train
 
     _wait_for_the_one_before(folder)
+    # From the command that was given it, or that was told to trust its folder.
+    trust_module(order["settings"]["env"])
     if (folder / "config.json").is_file():
         run = resume(folder)
     else:

@@ -13,16 +13,17 @@ import polars as pl
 
 import rewardsmith
 
-from ..._core import InputError
+from ..._core import InputError, read_json
 from ..._core.atomic import writing
 from ..choices import HUMAN
 from ..config import TrainConfig
 from ..folder import RunFolder
 from ..metrics import read_metrics
 from ..signals import on_signal
+from ..typed import fitted_fields
 from .crew import Crew
 from .engines import Engine, Job, Running
-from .manifest import Outcome, read_json, read_outcomes, refuse_occupied, write_outcomes
+from .manifest import Outcome, read_outcomes, refuse_occupied, write_outcomes
 from .progress import SweepProgress, final_return
 from .run import check_environments, log_of, make_folder
 from .search import Range, read_search
@@ -83,12 +84,16 @@ class Plan:
         """The plan of the search in `folder`; `InputError` if there is none."""
         if not (folder / TUNE_FILE).is_file():
             raise InputError(f"no search at {folder}: give the folder that `rewardsmith tune` wrote")
-        content = read_json(folder / TUNE_FILE)
+        damaged = "is damaged: restore it or start anew"
+        content = read_json(folder / TUNE_FILE, damaged)
         try:
-            base, search = TrainConfig.from_json(content["base"]), tuple(content["search"])
-            return Plan(base, search, content["trials"], content["objective"], content["seeds"])
+            if not isinstance(content["base"], dict):
+                raise TypeError("no settings")
+            own = {name: content[name] for name in ("search", "trials", "objective", "seeds")}
+            fields = fitted_fields(Plan, own, str(folder / TUNE_FILE))
+            return Plan(TrainConfig.from_json(content["base"]), **fields)
         except (KeyError, TypeError) as error:
-            raise InputError(f"{folder / TUNE_FILE} is damaged: restore it or start anew") from error
+            raise InputError(f"{folder / TUNE_FILE} {damaged}") from error
 
 
 def start(plan: Plan, out: Path | str, running: Running) -> int:
@@ -255,7 +260,7 @@ class _Tuning:
             print(f"{failed} of {len(trials)} failed: see {self._out / 'logs'}")
         if whole:
             print(f"best     {self._out / BEST_FILE}")
-            print(read_json(self._out / BEST_FILE)["command"])
+            print(read_json(self._out / BEST_FILE, "is damaged: delete the folder")["command"])
         return failed
 
 
