@@ -10,6 +10,7 @@ from sampled_tables import Way, cosine, relative_error, second_terms, standard_s
 from rewardsmith.bilevel.sampled.baselines import Baseline
 from rewardsmith.bilevel.sampled.branch import Branch
 from rewardsmith.bilevel.sampled.data import Branches, LabelledClips
+from rewardsmith.bilevel.sampled.table import TablePolicy
 from rewardsmith.mdp import roll_out_from
 
 pytestmark = pytest.mark.usefixtures("double_precision", "compile_quickly")
@@ -94,14 +95,14 @@ def test_branch_by_hand():
     branches = Branches(*(jnp.asarray(a) for a in (np.array([[[2, 0]]]), observations, observations, valid)))
     nothing = jnp.zeros((1, 1, 3))
     clips = LabelledClips(nothing, nothing, jnp.ones((1, 1, 3), bool), None, None, branches)
-    weights = jnp.array([[[10.0, 20.0, 30.0]]])
+    weights, anyone = jnp.array([[[10.0, 20.0, 30.0]]]), TablePolicy(jnp.zeros((8, 8)))
 
     @jax.jit
     @jax.grad
     def slopes(x, values):
         def slope(estimator):
             return estimator.surrogate(
-                lambda s, a: x * (s + a), clips, weights, None, None, 0.5, jax.random.key(0)
+                lambda s, a: x * (s + a), clips, weights, None, anyone, 0.5, jax.random.key(0)
             )
 
         return jnp.where(values, slope(Branch(2, 3)), slope(Branch(2, 3, values=False)))

@@ -91,6 +91,7 @@ LENIENT = {
     "reportUnknownParameterType",
     "reportMissingTypeStubs",
     "reportConstantRedefinition",
+    "reportUnnecessaryIsInstance",
 }
 # Records of comparisons are read by people and pages that have no use for JAX.
 WITHOUT_JAX = (

@@ -85,6 +85,9 @@ class Store:
 
         Returns:
             The clip's id.
+
+        Raises:
+            InputError: arrays of another kind, a `film` that cannot be called, or a full disk.
         """
         checked, env, length = clip_files.check_clip(arrays, env, length)
         if film is not None and not callable(film):
