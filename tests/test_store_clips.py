@@ -79,10 +79,9 @@ def test_a_film_that_fails_leaves_nothing(store):
         store.add_clip(some_arrays(1), env="x", length=3, film=broken)
     with pytest.raises(InputError, match="film of a clip is empty"):
         store.add_clip(some_arrays(2), env="x", length=3, film=lambda path: None)
-    assert not list(store.clips_folder.glob("*.mp4")) and not list(store.clips_folder.glob(".*"))
-    name = store.clips_folder.glob("*.safetensors").__next__().stem
+    assert not list(store.clips_folder.iterdir())
     with pytest.raises(InputError, match="no clip"):
-        store.clip(name)
+        store.clip("0" * 64)
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"\xff" * 100])
