@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help setup system servers demo test soak package oldest newest lint docs bench bench-gpu results pictures four-rooms scale clean
+.PHONY: help setup system servers demo test soak fuzz package oldest newest lint docs bench bench-gpu results pictures four-rooms scale clean
 help:
 	@echo "make demo        learn a reward for HalfCheetah-v5 from comparisons, film the policy, write a report"
 	@echo "make test        run the tests"
 	@echo "make soak        two hours of training and labelling; the label server under load, it and runs killed (2 h 20 min)"
+	@echo "make fuzz        thousands of bad inputs, worlds and moments, others at each run (FUZZ=0.1 for a tenth)"
 	@echo "make package     the wheel in an empty environment, used there, with a list of what that holds (SBOM)"
 	@echo "make oldest      tests of every room with the oldest dependencies that are allowed (about 5 minutes)"
 	@echo "make newest      the same with the newest dependencies there are, under PYTHON_NEWEST (python3.13)"
@@ -56,6 +57,12 @@ test: setup servers
 soak: setup servers
 	REWARDSMITH_SOAK=1 $(BIN)/python -m pytest -q -s tests/test_soak.py tests/test_label_load.py tests/test_label_kill.py \
 	  tests/test_kill.py
+
+# The types that tests are checked against would refuse bad input before the package sees it.
+FUZZ ?= 1
+DRAWN := leaks clip_ends held_out randomness
+fuzz: setup servers
+	REWARDSMITH_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -s -o addopts= tests/test_fuzz_*.py $(DRAWN:%=tests/test_%.py)
 
 # What users install: no source beside it, no dev packages.
 package: setup

@@ -147,6 +147,8 @@ def _true_return(folder: RunFolder, metrics: pl.DataFrame | None) -> dict[str, A
     """Mean, deviation over episodes, and a line on where they are from; None where none was measured."""
     found = folder.evaluation()
     if found is not None:
+        if found.std is None or found.episodes is None or found.seed is None:
+            raise InputError(f"{folder.eval_path} is damaged: evaluate the run again")
         told = f"{found.episodes} episodes, seed {found.seed}, at step {found.step:,}"
         return {"mean": found.mean, "std": found.std, "told": told}
     rows = None if metrics is None else metrics.drop_nulls(["true_return", "true_return_std"])

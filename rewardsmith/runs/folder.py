@@ -34,16 +34,17 @@ class Evaluated:
 
     Attributes:
         step: environment steps of the checkpoint.
+        mean: of the true return over the episodes.
+        std: their deviation; this and the rest are None where the file does not tell.
         episodes: how many were played.
         seed: of their starts.
-        mean, std: of the true return over them.
     """
 
     step: int
-    episodes: int
-    seed: int
     mean: float
-    std: float
+    std: float | None = None
+    episodes: int | None = None
+    seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

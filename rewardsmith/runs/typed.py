@@ -58,7 +58,10 @@ def fitted(hint: Any, value: Any, null: float | None = None) -> Any:
         if not isinstance(value, Mapping):
             raise TypeError("no fields")
         hints = typing.get_type_hints(hint)
-        names = [field.name for field in dataclasses.fields(hint)]
+        absent = dataclasses.MISSING
+        names = [
+            field.name for field in dataclasses.fields(hint) if field.name in value or field.default is absent
+        ]
         return hint(**{name: fitted(hints[name], value[name], null) for name in names})
     if isinstance(hint, types.UnionType):
         (kind,) = (part for part in typing.get_args(hint) if part is not type(None))
