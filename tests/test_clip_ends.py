@@ -3,7 +3,6 @@ which episode it is of, and which step of it. More worlds with REWARDSMITH_FUZZ=
 
 import contextlib
 import itertools
-import os
 
 import gymnasium
 import hypothesis.strategies as st
@@ -25,10 +24,10 @@ from rewardsmith.runs.collect import Collector
 from rewardsmith.runs.config import TrainConfig
 from rewardsmith.runs.folder import RunFolder
 from rewardsmith.runs.train import resume, train
+from tests.fuzzing import LONG as FUZZ
 from tests.left_behind import shared_programs
 from tests.small_runs import killed_at, settings
 
-FUZZ = os.environ.get("REWARDSMITH_FUZZ") == "1"
 COPIES, HORIZON = 3, 4
 IMAGE = ImageSpec(1, 3, 1, 3)
 # Room for as many episodes in one pixel as in three.
@@ -170,7 +169,7 @@ EVENTS = st.lists(
 
 
 @pytest.mark.parametrize("image", [None, IMAGE], ids=["vectors", "pictures"])
-@drawing(max_examples=1000 if FUZZ else 60, deadline=None, suppress_health_check=list(HealthCheck))
+@drawing(max_examples=max(60, round(1000 * FUZZ)), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     ends=ENDS,
     limit=st.none() | st.integers(HORIZON + 5, 20),
@@ -363,7 +362,7 @@ def test_no_clip_of_a_run_that_dies_and_goes_on_crosses_an_end(tmp_path, telling
     count = itertools.count()
 
     @drawing(
-        max_examples=20 if FUZZ else 2,
+        max_examples=max(2, round(20 * FUZZ)),
         phases=[Phase.generate],
         deadline=None,
         database=None,

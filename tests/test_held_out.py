@@ -2,7 +2,6 @@
 More stores with REWARDSMITH_FUZZ=1."""
 
 import itertools
-import os
 import uuid
 
 import hypothesis.strategies as st
@@ -17,11 +16,11 @@ from rewardsmith.preferences.store import Answer, Store
 from rewardsmith.runs import people
 from rewardsmith.runs.attribution.run import Options, influence_of_run
 from rewardsmith.runs.train import resume, train
+from tests.fuzzing import LONG as FUZZ
 from tests.left_behind import differing, shared_programs
 from tests.small_runs import killed_at, measured, settings
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
-FUZZ = os.environ.get("REWARDSMITH_FUZZ") == "1"
 ASKING = {
     "env": "Pendulum-v1", "method": "drlhf", "teacher": "human", "comparisons": 36, "max_waiting": 12,
     "held_out": 0.4, "answer_wait": 0.0, "answer_deadline": 1e-6, "fallback_teacher": "oracle",
@@ -117,7 +116,7 @@ def test_answers_that_are_held_out_train_nothing(tmp_path, crowd, changes):
     assert len(crowd[0].aside) > 5
 
     @drawing(
-        max_examples=25 if FUZZ else 2,
+        max_examples=max(2, round(25 * FUZZ)),
         phases=[Phase.generate],
         deadline=None,
         database=None,

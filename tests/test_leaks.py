@@ -4,7 +4,6 @@ learned, kept and written the same, bit for bit. More worlds with REWARDSMITH_FU
 import contextlib
 import dataclasses
 import json
-import os
 
 import gymnasium
 import hypothesis.strategies as st
@@ -23,14 +22,14 @@ from rewardsmith.runs.audit import subject as subjects
 from rewardsmith.runs.audit.run import audit_run
 from rewardsmith.runs.choices import ESTIMATORS, METHODS, SELECTIONS, TEACHERS
 from rewardsmith.runs.train import resume, train
+from tests.fuzzing import LONG as FUZZ
 from tests.left_behind import differing, shared_programs
 from tests.line_walk import BUDGET
 from tests.native_walk import Walk
 from tests.small_runs import killed_at, measured, settings
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
-FUZZ = os.environ.get("REWARDSMITH_FUZZ") == "1"
-EXAMPLES = 25 if FUZZ else 2
+EXAMPLES = max(2, round(25 * FUZZ))
 SMALL = {
     "steps": 400,
     "learning_starts": 120,

@@ -11,6 +11,7 @@ import pytest
 import rewardsmith
 from rewardsmith.runs.choices import METHODS
 from rewardsmith.runs.folder import RunFolder
+from tests.fuzzing import LONG
 from tests.small_runs import assert_same
 
 ROOT = Path(__file__).parents[1]
@@ -259,7 +260,7 @@ for method in sys.argv[2:]:
     config = settings(env="Pendulum-v1", method=method, steps=320, **changes | pebble)
     train(config, Path(sys.argv[1]) / method)
 """
-EVERY = list(METHODS) if os.environ.get("REWARDSMITH_FUZZ") == "1" else ["sobirl"]
+EVERY = list(METHODS) if LONG else ["sobirl"]
 
 
 def test_two_processes_find_the_same_bit_for_bit(tmp_path):
