@@ -1,6 +1,8 @@
 """The report as a page: in a real browser it needs nothing and says everything; of several runs it ranks."""
 
+import base64
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from rewardsmith._core import InputError
-from rewardsmith.runs.audit.record import write_audit
+from rewardsmith.runs.audit.record import Disagreement, write_audit
 from rewardsmith.runs.finish import film_run
 from rewardsmith.runs.ranking.collect import collect, labels_of
 from rewardsmith.runs.ranking.curves import curves_of
@@ -42,14 +44,31 @@ FIGURES = [
 ]
 
 
-def audited(path, **more):
+def audited(path, films=(), **more):
     """A made-up run with a made-up audit of its newest checkpoint."""
     folder = make_run(path, **more)
     checkpoint = folder / "checkpoints" / "step_000002000.safetensors"
     checkpoint.parent.mkdir()
     checkpoint.touch()
-    write_audit(folder / "audit.json", made_up_audit(hacked=more.get("seed") == 1))
+    audit = made_up_audit(hacked=more.get("seed") == 1)
+    assert audit.reward is not None
+    audit = dataclasses.replace(audit, reward=dataclasses.replace(audit.reward, films=films))
+    write_audit(folder / "audit.json", audit)
     return folder
+
+
+def test_a_page_embeds_no_file_but_the_runs_own_films(tmp_path):
+    """audit.json may be somebody else's, and a page is passed on."""
+    (tmp_path / "secret").write_bytes(b"a secret")
+    names = ("over_own.mp4", "../../secret", str(tmp_path / "secret"), "over_link.mp4", "..", "")
+    films = tuple(Disagreement(name, 2.0, -2.0, 1.0, 2000, 0) for name in names)
+    folder = audited(tmp_path / "run", films)
+    (folder / "audit").mkdir()
+    (folder / "audit" / "over_own.mp4").write_bytes(b"a film")
+    (folder / "audit" / "over_link.mp4").symlink_to(tmp_path / "secret")
+    page = write_report(folder).read_text()
+    assert base64.b64encode(b"a film").decode() in page
+    assert base64.b64encode(b"a secret").decode() not in page
 
 
 # --- several runs

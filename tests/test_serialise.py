@@ -1,7 +1,9 @@
 """A tree comes back as it was saved, or not at all."""
 
 import json
+import os
 import resource
+import stat
 
 import equinox as eqx
 import hypothesis.extra.numpy as hnp
@@ -244,6 +246,15 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
     assert "\n" not in str(caught.value)
     assert load_tree(path, 0) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_nothing_but_a_file_is_replaced(tmp_path):
+    """As root, a rename over /dev/null would put a file in its place."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="something else than a file"):
+        save_tree(pipe, {"a": np.zeros(2)})
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_the_checksum_covers_names_dtypes_and_shapes(tmp_path):

@@ -147,12 +147,12 @@ def _films(clips: Sequence[Disagreement], folder: Path) -> Iterator[tuple[str, l
         True: "The learned reward sees more in these than the true one",
         False: "The true reward sees more in these than the learned one",
     }
-    # A name with a path in it would put any file of this machine into a page that is passed on.
-    named = [clip for clip in clips if Path(clip.film).name == clip.film]
+    # A name with a path in it, or a link, would put any file of this machine into a page that is passed on.
+    own = [clip for clip in clips if (folder / clip.film).resolve().parent == folder.resolve()]
     for over, title in titles.items():
         found = [
             Film(base64.b64encode((folder / clip.film).read_bytes()).decode(), _what(clip))
-            for clip in named
+            for clip in own
             if clip.film.startswith(OVER) == over and (folder / clip.film).is_file()
         ]
         if found:
