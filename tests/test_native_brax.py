@@ -24,7 +24,7 @@ def playground():
 
 def carried(env):
     worlds = jax.eval_shape(lambda: begin(env, 0, 2))
-    action = jax.ShapeDtypeStruct((2, *env.spec.action_shape), float)
+    action = jax.ShapeDtypeStruct((2, *env.spec.action_shape), jnp.float32)
     return worlds, *jax.eval_shape(lambda w, a: advance(env, w, a), worlds, action)
 
 

@@ -99,7 +99,9 @@ def flat(name):
 def test_a_loop_can_carry_every_task(name):
     env = flat(name)
     worlds = jax.eval_shape(lambda: begin(env, 0, 3))
-    action = jax.ShapeDtypeStruct((3, *env.spec.action_shape), int if env.spec.num_actions else float)
+    action = jax.ShapeDtypeStruct(
+        (3, *env.spec.action_shape), jnp.int32 if env.spec.num_actions else jnp.float32
+    )
     after, step = jax.eval_shape(lambda w, a: advance(env, w, a), worlds, action)
     # Strictly: weak types would differ too.
     assert jax.tree.map(str, jax.tree.leaves(after)) == jax.tree.map(str, jax.tree.leaves(worlds))
@@ -112,7 +114,9 @@ def test_what_is_known_of_ends_is_so(name):
     """`vmap` knows what depends on the state or the action: an end that does not cannot happen."""
     env = flat(name)
     worlds = jax.eval_shape(lambda: begin(env, 0, 3))
-    action = jax.ShapeDtypeStruct((3, *env.spec.action_shape), int if env.spec.num_actions else float)
+    action = jax.ShapeDtypeStruct(
+        (3, *env.spec.action_shape), jnp.int32 if env.spec.num_actions else jnp.float32
+    )
     ends = jax.vmap(lambda *args: env.step(*args).terminated, out_axes=None)
     depends = False
     try:
