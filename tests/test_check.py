@@ -182,7 +182,7 @@ def test_what_cannot_be_checked(given, told, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, compile_quickly):
     config = TrainConfig(
         env="Pendulum-v1",
         steps=320,

@@ -22,7 +22,7 @@ _CHECKSUM = _PREFIX + "sha256"
 _LEAVES = _PREFIX + "leaves"
 _NATIVE = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split())
 # What a file of these dtypes is called in its header: BOOL, I8, U8, F16, ...
-_SHORT = {re.sub("(?<=[iuf])[a-z]+", "", name).upper(): name for name in _NATIVE}
+_SHORT = {re.sub("(?<=[iuf])[a-z]+", "", name).upper(): name for name in sorted(_NATIVE)}
 _SCALARS = {"bool": ("bool",), "int": ("int64", "bytes"), "float": ("float64",)}
 _ARRAYS = ("jax", "numpy", "numpy scalar")
 

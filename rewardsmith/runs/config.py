@@ -382,7 +382,7 @@ def _check_trusted(env: str) -> None:
     module, such as one that lies beside it.
     """
     module, colon, _ = env.partition(":")
-    trusted = {*_trusted, *os.environ.get(_MODULES, "").split(",")}
+    trusted = _trusted.union(os.environ.get(_MODULES, "").split(","))
     if colon and module not in sys.modules and module not in trusted:
         raise InputError(
             f"config.json names the environment {env}, for which code of the module {module} would run: "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key
 
 from .._core import ImageSpec
 from ..agents import FrameReplay, Replay, SACState, SACStats, Transition
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .experiment import Experiment
 
 Followers = tuple[SACState, ...]
+Keys = Key[Array, "*lanes"]
+"""One, or one of each run side by side."""
 
 
 class Memory(abc.ABC):
@@ -35,14 +37,12 @@ class Memory(abc.ABC):
         leader: LeaderState | None,
         transitions: Transition,
         truncated: np.ndarray,
-        key: PRNGKeyArray,
+        key: Keys,
         rng: np.random.Generator,
     ) -> tuple[Followers, SACStats]:
         """Store one step of all environments, then update each policy for its reward of now."""
 
-    def explore(
-        self, followers: Followers, transitions: Transition, key: PRNGKeyArray
-    ) -> tuple[Followers, SACStats]:
+    def explore(self, followers: Followers, transitions: Transition, key: Keys) -> tuple[Followers, SACStats]:
         """Store one step of all environments, then update the policy for the reward of exploring."""
         del followers, transitions, key
         raise NotImplementedError("pebble is for vectors; checked before a run")
@@ -53,7 +53,7 @@ class Memory(abc.ABC):
 
     @abc.abstractmethod
     def snapshot(
-        self, follower: SACState, leader: LeaderState | None, key: PRNGKeyArray, rng: np.random.Generator
+        self, follower: SACState, leader: LeaderState | None, key: Keys, rng: np.random.Generator
     ) -> Any:
         """KL (nats) of the policy to one that learns on from here for the same reward."""
 
@@ -93,7 +93,7 @@ class DeviceMemory(Memory):
         leader: LeaderState | None,
         transitions: Transition,
         truncated: np.ndarray,
-        key: PRNGKeyArray,
+        key: Keys,
         rng: np.random.Generator,
     ) -> tuple[Followers, SACStats]:
         """See `Memory.learn`."""
@@ -103,9 +103,7 @@ class DeviceMemory(Memory):
         )
         return followers, stats
 
-    def explore(
-        self, followers: Followers, transitions: Transition, key: PRNGKeyArray
-    ) -> tuple[Followers, SACStats]:
+    def explore(self, followers: Followers, transitions: Transition, key: Keys) -> tuple[Followers, SACStats]:
         """See `Memory.explore`."""
         followers, self.replay, stats = self._exploration.learn(followers, self.replay, transitions, key)
         return followers, stats
@@ -116,7 +114,7 @@ class DeviceMemory(Memory):
         return self.replay
 
     def snapshot(
-        self, follower: SACState, leader: LeaderState | None, key: PRNGKeyArray, rng: np.random.Generator
+        self, follower: SACState, leader: LeaderState | None, key: Keys, rng: np.random.Generator
     ) -> Any:
         """See `Memory.snapshot`."""
         del rng
@@ -176,7 +174,7 @@ class FrameMemory(Memory):
         leader: LeaderState | None,
         transitions: Transition,
         truncated: np.ndarray,
-        key: PRNGKeyArray,
+        key: Keys,
         rng: np.random.Generator,
     ) -> tuple[Followers, SACStats]:
         """See `Memory.learn`."""
@@ -190,7 +188,7 @@ class FrameMemory(Memory):
         return Replay(drawn, jnp.zeros((), jnp.int32), jnp.asarray(count, jnp.int32))
 
     def snapshot(
-        self, follower: SACState, leader: LeaderState | None, key: PRNGKeyArray, rng: np.random.Generator
+        self, follower: SACState, leader: LeaderState | None, key: Keys, rng: np.random.Generator
     ) -> Any:
         """See `Memory.snapshot`."""
         shape = (1, self.config.updates_per_iteration, self.config.batch_size)
