@@ -91,5 +91,8 @@ def test_bad_searches():
             rs.search(problem, METHOD, lambda key: jnp.asarray(0.0), **wrong)
     with pytest.raises(rs.InputError, match="ratio"):
         rs.search(problem, METHOD, lambda key: jnp.asarray(0.0), ratio=0.5)
-    with pytest.raises(rs.InputError, match="no run of the search ended well"):
+    with pytest.raises(rs.InputError, match="x0 holds NaN"):
         rs.search(problem, METHOD, lambda key: jnp.asarray(jnp.nan), rungs=2, steps=2)
+    too_far = rs.ImplicitGradient(1e308, optimiser=optax.adam(1.0))
+    with pytest.raises(rs.InputError, match="no run of the search ended well"):
+        rs.search(problem, too_far, lambda key: jnp.asarray(0.3), rungs=2, steps=5)
