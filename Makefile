@@ -7,10 +7,10 @@ DEMO := runs/demo
 help:
 	@echo "make demo        learn a reward for HalfCheetah-v5 from comparisons, film the policy, write a report"
 	@echo "make test        run the tests"
-	@echo "make soak        two hours of training and labelling; the label server under load, it and runs killed (2 h 20 min)"
+	@echo "make soak        two hours of training and labelling; the label server under load, it and runs killed (over two hours)"
 	@echo "make fuzz        thousands of bad inputs, worlds and moments, others at each run (FUZZ=0.1 for a tenth)"
 	@echo "make package     the wheel in an empty environment, used there, with a list of what that holds (SBOM)"
-	@echo "make oldest      tests of every room with the oldest dependencies that are allowed (about 5 minutes)"
+	@echo "make oldest      tests of every room with the oldest dependencies that are allowed"
 	@echo "make newest      the same with the newest dependencies there are, under PYTHON_NEWEST (python3.13)"
 	@echo "make lint        style and types, and the site without a warning"
 	@echo "make docs        the site, in site/: open site/index.html"
